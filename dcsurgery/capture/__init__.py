@@ -1,0 +1,1 @@
+"""Capture: the model seen as torch.fx graphs and as a list of sites."""

@@ -1,0 +1,104 @@
+"""Captured graphs: one torch.fx graph per module whose own methods do tensor work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import fx
+
+from dcsurgery.activations import irelu
+from dcsurgery.calls import replace_in_place
+
+__all__ = ["CaptureMethod", "Key", "ModuleGraph", "graph_lines", "key_of", "outside"]
+
+CaptureMethod = Literal["symbolic", "recorded", "exact", "opaque"]
+# Identifies a site inside one capture: ("module", owner, slot), ("attribute", owner, name),
+# ("call", owner, function, first line, end) or ("fused", owner, what) or ("node", owner, node).
+Key = tuple[Any, ...]
+_SLOTS = ("module", "attribute")
+
+
+@dataclass(frozen=True)
+class ModuleGraph:
+    """One module's captured graph.
+
+    Attributes
+    ----------
+    path, aliases
+        The module's paths.
+    class_name
+        Its class.
+    graph
+        The torch.fx graph, children as leaves; None where the module is opaque.
+    method
+        ``symbolic`` (traced, and a re-run on the recorded inputs gave the same bits), ``recorded`` (what one run
+        did), ``exact`` (the module is a GraphModule) or ``opaque``.
+    proven
+        True when the graph was compared with a run.
+    reason
+        Why a better method failed: exception, and file:line where there is one.
+    """
+
+    path: str
+    class_name: str
+    graph: fx.Graph | None
+    method: CaptureMethod
+    proven: bool
+    reason: str = ""
+    aliases: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        nodes = 0 if self.graph is None else len(self.graph.nodes)
+        proof = "proven" if self.proven else "unproven"
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"{self.path or '(model)'}: {self.class_name}, {self.method}, {proof}, {nodes} nodes{reason}"
+
+
+def outside(description: str) -> torch.Tensor:
+    """Stand for a tensor that no recorded operator made (numpy, autograd.grad, TorchScript, a global)."""
+    raise RuntimeError(f"a recorded graph cannot make {description}; it is for reading, not for running")
+
+
+def key_of(node: fx.Node) -> Key | None:
+    """Return the site key that capture left on a node."""
+    key: Key | None = node.meta.get("dcs_key")
+    return key
+
+
+def _name(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+
+
+def graph_lines(graph: fx.Graph, changes: dict[Key, str] | None = None, path: str = "") -> list[str]:
+    """Return a graph as comparable lines: operator and where its inputs come from, names left out.
+
+    Parameters
+    ----------
+    graph
+        A graph before or after an edit.
+    changes
+        Site keys to what stands there after the edit; ``""`` means the site passes its input on.
+    path
+        Path of the graph's module: a slot is recognised by it when the new module is no site any more.
+    """
+    changes = changes or {}
+    slots = {f"{key[1]}.{key[2]}".lstrip("."): label for key, label in changes.items() if key[0] in _SLOTS}
+    number: dict[fx.Node, str] = {}
+    lines: list[str] = []
+    for node in graph.nodes:
+        change = changes.get(key_of(node) or ())
+        if change is None and node.op == "call_module":
+            change = slots.get(f"{path}.{node.target}".lstrip("."))
+        if change is None and node.op == "call_function" and node.target in (irelu, replace_in_place):
+            change = "=> new"
+        if change == "":
+            source = next(iter(node.all_input_nodes), None)
+            number[node] = number.get(source, "?") if source is not None else "?"
+            continue
+        inputs = node.all_input_nodes if change is None else node.all_input_nodes[:1]
+        arguments = ", ".join(number.get(source, "?") for source in inputs)
+        number[node] = f"%{len(lines)}"
+        lines.append(f"{number[node]} = {change or f'{node.op} {_name(node.target)}'}({arguments})")
+    return lines

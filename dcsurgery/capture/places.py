@@ -1,0 +1,182 @@
+"""What is known about a model before it runs: which slots hold recognised modules and callables."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import gc
+import types
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcsurgery.capture.graphs import Key
+from dcsurgery.capture.origin import Origin, chain_of, method_codes, short_file
+from dcsurgery.catalog import Match
+from dcsurgery.recognition import is_library_code, recognise
+from dcsurgery.source import calls_in, code_key, instruction_end, parse
+from dcsurgery.subclass import original_class
+from dcsurgery.tree import Slot, Tree
+
+__all__ = ["Places"]
+
+_OPENED_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class Places:
+    """Slots of a model with what they hold in the catalog's terms."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tree = Tree.of(model)
+        self._matches: dict[int, tuple[Any, Match | None]] = {}
+        self._by_object: dict[int, list[Slot]] = {}
+        self._by_owner: dict[str, list[Slot]] = {}
+        self._function_matches: dict[types.CodeType, tuple[Any, Match | None]] = {}
+        self.slots: list[Slot] = []
+        self.closed: list[str] = []  # paths of recognised modules: nothing below is a site of its own
+        inside: set[str] = set()  # modules below a recognised one belong to it
+        for slot in self.tree.slots:
+            if slot.owner in inside:
+                if isinstance(slot.value, nn.Module):
+                    inside.add(slot.path)
+                continue
+            self.slots.append(slot)
+            self._by_object.setdefault(id(slot.value), []).append(slot)
+            self._by_owner.setdefault(slot.owner, []).append(slot)
+            if isinstance(slot.value, nn.Module) and self.match_of(slot.value) is not None:
+                inside.add(slot.path)
+                self.closed.append(slot.path)
+
+    def match_of(self, value: Any) -> Match | None:
+        """Return what a module or callable of this model is."""
+        if id(value) not in self._matches:
+            self._matches[id(value)] = (value, recognise(value))  # held, so that its id stays its own
+        return self._matches[id(value)][1]
+
+    def slots_of(self, value: Any) -> list[Slot]:
+        """Return every slot that holds an object."""
+        return self._by_object.get(id(value), [])
+
+    @staticmethod
+    def slot_key(slot: Slot) -> Key:
+        """Return the site key of a slot."""
+        return ("module" if slot.registered else "attribute", slot.owner, slot.name)
+
+    def belongs_to(self, slot: Slot, caller: str) -> bool:
+        """Say whether the module at ``caller`` holds a slot, itself or in a container that is never called."""
+        if slot.owner == caller:
+            return True
+        if caller and not slot.owner.startswith((f"{caller}.", f"{caller}[")):
+            return False
+        owner = self.tree.modules.get(slot.owner)
+        return isinstance(owner, nn.ModuleList | nn.ModuleDict)
+
+    @staticmethod
+    def is_leaf(module: nn.Module) -> bool:
+        """Say whether a module is torch's own and has nothing to open inside."""
+        if isinstance(module, torch.jit.ScriptModule):
+            return True
+        if isinstance(module, _OPENED_CONTAINERS):
+            return False
+        own = original_class(module).__module__.startswith("torch.nn.")
+        return own and not any(True for _ in module.children())
+
+    def callable_slots(self, owner: str) -> list[Slot]:
+        """Return the slots of one module that hold plain callables."""
+        return [s for s in self._by_owner.get(owner, []) if not s.registered and not isinstance(s.value, nn.Module)]
+
+    def held_callable(self, func: Any, origin: Origin, callers: list[str]) -> Slot | None:
+        """Return the attribute that a running function was taken from, None if the source names the function itself.
+
+        ``self.act(x)`` and ``for act in self.acts`` come from a slot; ``F.silu(x)`` and ``x.relu()`` do not.
+        """
+        if origin.frames and _names_function_itself(origin.frames[0]):
+            return None
+        name = getattr(func, "__name__", "")
+        for caller in callers:
+            for slot in self.callable_slots(caller):
+                inner = slot.value.func if isinstance(slot.value, functools.partial) else slot.value
+                if inner is func or (self.match_of(slot.value) and getattr(inner, "__name__", None) == name):
+                    return slot
+        return None
+
+    def recognised_frame(self, origin: Origin, callers: list[str]) -> tuple[Key | None, Match, Origin] | None:
+        """Return the outermost user function around a call that is an activation as a whole.
+
+        The key is that of the slot which holds the function, None where its call has to be edited; then the returned
+        origin ends at that call.
+        """
+        for position in range(len(origin.frames) - 1, -1, -1):
+            frame = origin.frames[position]
+            code = frame.f_code
+            for caller in callers:
+                for slot in self.callable_slots(caller):
+                    if _code_of(slot.value) is code and (match := self.match_of(slot.value)) is not None:
+                        return self.slot_key(slot), match, origin
+            if position + 1 >= len(origin.frames):
+                continue
+            match = self._match_of_code(frame)
+            if match is not None:
+                rest = origin.frames[position + 1 :]
+                owner, steps = chain_of(rest)
+                file = short_file(rest[0].f_code.co_filename)
+                return None, match, Origin(owner, steps, rest, None, None, file, rest[0].f_lineno)
+        return None
+
+    def _match_of_code(self, frame: types.FrameType) -> Match | None:
+        code = frame.f_code
+        if code.co_argcount < 1 or code.co_name.startswith("<") and code.co_name != "<lambda>":
+            return None
+        first = frame.f_locals.get(code.co_varnames[0])
+        if isinstance(first, nn.Module) and code_key(code) in method_codes(original_class(first)):
+            return None  # a method of a module is opened, not replaced
+        if code in self._function_matches:
+            return self._function_matches[code][1]
+        found: Any = next(
+            (f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType) and f.__code__ is code), None
+        )
+        function_class = getattr(type(frame.f_locals.get("ctx")), "_forward_cls", None)
+        if function_class is not None:
+            found = function_class.apply
+        match = None if found is None or is_library_code(frame.f_globals.get("__name__")) else recognise(found)
+        self._function_matches[code] = (found, match)
+        return match
+
+
+def _code_of(value: Any) -> types.CodeType | None:
+    value = value.func if isinstance(value, functools.partial) else value
+    value = getattr(value, "__func__", value)
+    if isinstance(value, types.FunctionType):
+        return value.__code__
+    call = getattr(type(value), "__call__", None)
+    return call.__code__ if isinstance(call, types.FunctionType) else None
+
+
+def _names_function_itself(frame: types.FrameType) -> bool:
+    """Say whether the call in progress is written as ``namespace.name(…)``, ``tensor.method(…)`` or a global's name."""
+    end = instruction_end(frame.f_code, frame.f_lasti)
+    tree = parse(frame.f_code.co_filename)
+    if end is None or tree is None:
+        return False
+    call = _calls(frame.f_code.co_filename).get(end)
+    if call is None:
+        return False
+    root: ast.expr = call.func
+    if isinstance(root, ast.Name):
+        return root.id not in frame.f_locals and root.id in frame.f_globals
+    dotted = isinstance(root, ast.Attribute)
+    while isinstance(root, ast.Attribute | ast.Subscript):
+        root = root.value
+    if not isinstance(root, ast.Name):
+        return dotted  # (a + b).relu()
+    local = frame.f_locals.get(root.id)
+    if isinstance(local, torch.Tensor | torch.fx.Proxy):
+        return dotted
+    return root.id not in frame.f_locals and isinstance(frame.f_globals.get(root.id), types.ModuleType)
+
+
+@functools.lru_cache(maxsize=256)
+def _calls(filename: str) -> dict[tuple[int, int], ast.Call]:
+    tree = parse(filename)
+    return {} if tree is None else calls_in(tree)

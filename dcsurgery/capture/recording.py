@@ -1,0 +1,422 @@
+"""Record one run: an fx graph per module, and every activation and normalization that ran, with its place.
+
+A `TorchFunctionMode` sees each call a model makes as the user wrote it (``F.silu``, ``x.relu_()``, ``nn.SiLU()``),
+whatever control flow led there. Children appear as leaves, as in a symbolic trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules import module as nn_module
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from dcsurgery.activations import irelu
+from dcsurgery.capture.graphs import Key, outside
+from dcsurgery.capture.origin import Origin, is_library_file, origin_of, short_file
+from dcsurgery.capture.places import Places
+from dcsurgery.catalog import Match, match_function
+from dcsurgery.recurrent import inner_operators
+from dcsurgery.sites import CallStep
+
+__all__ = ["Event", "Recorder", "Recording"]
+
+_NOT_A_CALL = frozenset({"__get__", "__set__", "__delete__"})
+
+
+@dataclass
+class Event:
+    """One place where a catalogued operator ran."""
+
+    key: Key
+    match: Match
+    how: str
+    chains: set[tuple[CallStep, ...]] = field(default_factory=set)
+    file: str | None = None
+    line: int | None = None
+    runs: int = 0
+    reason: str = ""
+
+
+@dataclass
+class Recording:
+    """What a run left behind."""
+
+    graphs: dict[str, fx.Graph] = field(default_factory=dict)
+    events: dict[Key, Event] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)  # opened modules
+    fused_calls: Counter[str] = field(default_factory=Counter)  # torch's own leaves
+    inputs: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    rng: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class _Frame:
+    """One module call in progress."""
+
+    module: nn.Module
+    path: str
+    leaf: bool
+    kwargs: dict[str, Any]
+    site: bool = False
+    key: Key | None = None
+    graph: fx.Graph | None = None
+    nodes: dict[int, Any] = field(default_factory=dict)  # id(tensor) -> node, or (node, path into its value)
+
+
+class Recorder(TorchFunctionMode):
+    """Context manager: record the run of ``model`` inside it into ``recording``."""
+
+    def __init__(self, model: nn.Module, places: Places, *, keep_inputs: bool = True) -> None:
+        super().__init__()
+        self.recording = Recording()
+        self._places = places
+        self._keep_inputs = keep_inputs
+        self._stack: list[_Frame] = []
+        self._alive: list[torch.Tensor] = []  # ids stay unique while the tensors live
+        self._parameters = {id(t): n for n, t in [*model.named_parameters(), *model.named_buffers()]}
+        self._hooks: list[Any] = []
+        self._current: list[Key | None] = []
+        self.busy = False  # our own bookkeeping calls torch, too
+
+    def __enter__(self) -> Recorder:
+        self._hooks = [
+            nn_module.register_module_forward_pre_hook(self._quietly(self._enter)),
+            nn_module.register_module_forward_hook(self._quietly(self._leave), always_call=True),
+        ]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for hook in self._hooks:
+            hook.remove()
+        self._stack.clear()
+        self._alive.clear()
+
+    def _quietly(self, hook: Callable[..., None]) -> Callable[..., None]:
+        def run(*args: Any) -> None:
+            before, self.busy = self.busy, True
+            try:
+                hook(*args)
+            finally:
+                self.busy = before
+
+        return run
+
+    # -- module calls ------------------------------------------------------------------------------------------------
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        path = self._places.tree.path_of(module)
+        top = self._stack[-1] if self._stack else None
+        inside_site = top is not None and (top.site or top.leaf)
+        match = None if inside_site else self._places.match_of(module)
+        frame = _Frame(module, path if path is not None else "?", True, _keywords(), site=bool(top and top.site))
+        if frame.site and top is not None:
+            frame.key = top.key
+        if match is not None:
+            frame.key = self._module_event(module, match)
+            frame.site = True
+        elif path is not None and not inside_site:
+            frame.leaf = self._places.is_leaf(module)
+            if frame.leaf:
+                self.recording.fused_calls[path] += 1
+            else:
+                self.recording.calls[path] += 1
+                if path not in self.recording.graphs:
+                    self._begin(frame, module, path, args)
+        self._stack.append(frame)
+
+    def _begin(self, frame: _Frame, module: nn.Module, path: str, args: tuple[Any, ...]) -> None:
+        frame.graph = self.recording.graphs[path] = fx.Graph()
+        for index, leaf in enumerate(pytree.tree_leaves((args, frame.kwargs))):
+            if isinstance(leaf, torch.Tensor) and id(leaf) not in frame.nodes:
+                self._own(frame, leaf, frame.graph.placeholder(f"input_{index}"))
+        if self._keep_inputs:
+            self.recording.rng[path] = torch.random.get_rng_state()
+            self.recording.inputs[path] = (_detached(args), _detached(frame.kwargs))
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if not self._stack or self._stack[-1].module is not module:
+            return
+        frame = self._stack.pop()
+        if frame.graph is not None:
+            frame.graph.output(self._mapped(frame, output))
+            if self._keep_inputs:
+                self.recording.outputs[frame.path] = _detached(output)
+        parent = self._stack[-1] if self._stack else None
+        if parent is not None and parent.graph is not None:
+            node = parent.graph.create_node(
+                "call_module",
+                self._target(parent, frame),
+                self._mapped(parent, tuple(args)),
+                self._mapped(parent, frame.kwargs),
+            )
+            if frame.site:
+                key = self._module_key(module, len(self._stack))
+                if key is not None:
+                    node.meta["dcs_key"] = key
+            self._own_all(parent, output, node)
+
+    def _target(self, parent: _Frame, frame: _Frame) -> str:
+        if frame.path == "?":
+            return type(frame.module).__name__
+        for path in self._places.tree.paths[id(frame.module)]:
+            if parent.path == "" or path.startswith((f"{parent.path}.", f"{parent.path}[")):
+                return path[len(parent.path) :].lstrip(".")
+        return frame.path
+
+    # -- sites -------------------------------------------------------------------------------------------------------
+
+    def _module_key(self, module: nn.Module, depth: int) -> Key | None:
+        """Choose the slot through which a module was called: the nearest caller that holds it."""
+        slots = self._places.slots_of(module)
+        for caller in reversed(self._stack[:depth]):
+            for slot in slots:
+                if self._places.belongs_to(slot, caller.path):
+                    return self._places.slot_key(slot)
+        return self._places.slot_key(slots[0]) if slots else None
+
+    def _module_event(self, module: nn.Module, match: Match) -> Key:
+        key = self._module_key(module, len(self._stack))
+        if key is not None:
+            self._count(key, match, "module" if key[0] == "module" else "attribute")
+            return key
+        origin = origin_of(_outside_call(sys._getframe(2)))  # made on the fly: nn.Softplus()(x)
+        return self._call_event(origin, match, "module")
+
+    def current_site(self, operator: str | None) -> Key | None:
+        """Return the site whose code runs now; None if no catalogued call is on the way."""
+        running = [key for key in self._current if key is not None]
+        if running:
+            return running[-1]
+        top = self._stack[-1] if self._stack else None
+        if top is None or top.key is not None:
+            return top.key if top is not None else None
+        inner = inner_operators(top.module)
+        if inner:
+            return ("fused", top.path, operator if operator in inner else inner[0])
+        if isinstance(top.module, torch.jit.ScriptModule):
+            return ("fused", top.path, "TorchScript")
+        return None
+
+    def current_path(self) -> str:
+        """Return the path of the module whose code runs now."""
+        return self._stack[-1].path if self._stack else ""
+
+    def _count(self, key: Key, match: Match, how: str, origin: Origin | None = None, reason: str = "") -> Event:
+        event = self.recording.events.get(key)
+        if event is None:
+            event = self.recording.events[key] = Event(key, match, how, reason=reason)
+            if origin is not None:
+                event.file, event.line = origin.file, origin.line
+        event.runs += 1
+        if origin is not None and origin.steps and key[0] == "call":
+            event.chains.add(origin.steps)
+        return event
+
+    def _call_event(self, origin: Origin, match: Match, how: str) -> Key:
+        top = self._stack[-1] if self._stack else None
+        owner = self._places.tree.path_of(origin.owner) if origin.owner is not None else None
+        if owner is None or not origin.steps:
+            inside = f"{type(top.module).__name__ if top else 'the model'} ({match.operator.name})"
+            key: Key = ("fused", top.path if top else "", inside)
+            self._count(key, match, "fused", origin, "it runs inside torch's own code, which is not edited")
+            return key
+        last = origin.steps[-1]
+        key = ("call", owner, last.function, last.first_line, last.end)
+        event = self._count(key, match, how, origin)
+        event.line = last.end[0] if event.line is None else event.line
+        return key
+
+    def _site_of(self, func: Any, match: Match) -> Key | None:
+        """Count a catalogued function that runs now and return its site, None inside a recognised module."""
+        top = self._stack[-1] if self._stack else None
+        if top is not None and top.site:
+            return None
+        origin = origin_of(sys._getframe(2))
+        library = origin.library_module
+        if library is not None and (top is None or library is not top.module):
+            direct = self._places.match_of(library)  # self.act.forward(x)
+            slots = self._places.slots_of(library)
+            if direct is not None and slots:
+                key = self._places.slot_key(slots[0])
+                self._count(key, direct, "module")
+                return key
+        wrapped = self._places.recognised_frame(origin, self._stack_paths())
+        if wrapped is not None:
+            key, wrapped_match, outer = wrapped
+            if key is not None:
+                self._count(key, wrapped_match, "attribute", origin)
+                return key
+            return self._call_event(outer, wrapped_match, "function")
+        if origin.in_autograd_function is not None:
+            key = ("fused", top.path if top else "", f"autograd.Function {origin.in_autograd_function.__qualname__}")
+            self._count(key, match, "fused", origin, "an autograd.Function's backward would stay as it is")
+            return key
+        slot = self._places.held_callable(func, origin, self._stack_paths())
+        if slot is not None:
+            key = self._places.slot_key(slot)
+            self._count(key, self._places.match_of(slot.value) or match, "attribute", origin)
+            return key
+        return self._call_event(origin, match, "method" if _is_method(func) else "function")
+
+    def _stack_paths(self) -> list[str]:
+        return [frame.path for frame in reversed(self._stack)]
+
+    # -- graph nodes -------------------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types_: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.busy:
+            return func(*args, **kwargs)
+        match = _match(func)
+        key = self._site_of(func, match) if match is not None else None
+        self._current.append(key)
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self._current.pop()
+        top = self._stack[-1] if self._stack else None
+        if top is not None and top.graph is not None and not top.leaf:
+            self._add(top, func, args, kwargs, result, key)
+        return result
+
+    def _add(self, frame: _Frame, func: Any, args: Any, kwargs: Any, result: Any, key: Key | None) -> None:
+        tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if not tensors or frame.graph is None:
+            return
+        name = getattr(func, "__name__", "")
+        if name in _NOT_A_CALL:
+            name = getattr(getattr(func, "__self__", None), "__name__", name)
+            node = frame.graph.create_node("call_function", getattr, (self._mapped(frame, args[0]), name), {})
+        elif _is_method(func):
+            node = frame.graph.create_node(
+                "call_method", name, self._mapped(frame, args), self._mapped(frame, kwargs)
+            )
+        else:
+            node = frame.graph.create_node(
+                "call_function", func, self._mapped(frame, args), self._mapped(frame, kwargs), name=name or None
+            )
+        if key is not None:
+            node.meta["dcs_key"] = key
+        caller = origin_frame(sys._getframe(2))
+        if caller is not None:
+            node.meta["dcs_line"] = caller
+        self._own_all(frame, result, node)
+
+    def _own(self, frame: _Frame, tensor: torch.Tensor, node: Any) -> None:
+        frame.nodes[id(tensor)] = node
+        self._alive.append(tensor)
+
+    def _own_all(self, frame: _Frame, value: Any, node: fx.Node) -> None:
+        if isinstance(value, torch.Tensor):
+            node.meta["dcs_shape"] = tuple(value.shape)
+            self._own(frame, value, node)
+            return
+        for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+            if isinstance(leaf, torch.Tensor):
+                self._own(frame, leaf, (node, path))
+
+    def _mapped(self, frame: _Frame, value: Any) -> Any:
+        assert frame.graph is not None
+        leaves, spec = pytree.tree_flatten(value)
+        mapped = [self._node(frame, leaf) if isinstance(leaf, torch.Tensor) else _constant(leaf) for leaf in leaves]
+        try:
+            return pytree.tree_unflatten(mapped, spec)
+        except (TypeError, ValueError, AttributeError):  # a container that checks what it holds
+            return tuple(mapped)
+
+    def _node(self, frame: _Frame, tensor: torch.Tensor) -> fx.Node:
+        graph = frame.graph
+        assert graph is not None
+        known = frame.nodes.get(id(tensor))
+        if known is None:
+            name = self._parameters.get(id(tensor))
+            if name is not None:
+                known = graph.create_node("get_attr", name.removeprefix(f"{frame.path}." if frame.path else ""))
+            else:
+                known = graph.create_node("call_function", outside, (f"a tensor {tuple(tensor.shape)}",), {})
+            self._own(frame, tensor, known)
+        elif isinstance(known, tuple):
+            node, path = known
+            for entry in path:
+                step = getattr(entry, "idx", getattr(entry, "key", getattr(entry, "name", None)))
+                node = graph.create_node("call_function", _getitem, (node, step), {})
+            known = frame.nodes[id(tensor)] = node
+        result: fx.Node = known
+        return result
+
+
+def _getitem(value: Any, key: Any) -> Any:
+    return value[key]
+
+
+_getitem.__name__ = "getitem"
+
+
+def _match(func: Any) -> Match | None:
+    if func is irelu:
+        return None
+    try:
+        return match_function(func)
+    except TypeError:
+        return None
+
+
+def _is_method(func: Any) -> bool:
+    return isinstance(func, types.MethodDescriptorType | types.WrapperDescriptorType)
+
+
+def _constant(value: Any) -> Any:
+    plain = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format, slice, complex)
+    return value if isinstance(value, plain) else getattr(value, "__name__", type(value).__name__)
+
+
+def _keywords() -> dict[str, Any]:
+    """Return the keyword arguments of the module call whose pre-hook runs: a global hook is not given them."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name not in ("_call_impl", "_wrapped_call_impl"):
+        frame = frame.f_back
+    return dict(frame.f_locals.get("kwargs", {})) if frame is not None else {}
+
+
+def _outside_call(frame: types.FrameType | None) -> types.FrameType | None:
+    """Return the frame that called the module whose pre-hook runs now."""
+    while frame is not None and frame.f_code.co_name not in ("_call_impl", "_wrapped_call_impl"):
+        frame = frame.f_back
+    while frame is not None and frame.f_code.co_name in ("_call_impl", "_wrapped_call_impl"):
+        frame = frame.f_back
+    return frame
+
+
+def origin_frame(frame: types.FrameType | None) -> tuple[str, int] | None:
+    """Return file and line of the nearest user code, without the work of a full origin."""
+    while frame is not None and is_library_file(frame.f_code.co_filename):
+        frame = frame.f_back
+    return None if frame is None else (short_file(frame.f_code.co_filename), frame.f_lineno)
+
+
+def _detached(value: Any) -> Any:
+    """Copy the tensors of a value: the model may go on to change them in place."""
+    return pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone().requires_grad_(t.requires_grad), value)
+
+
+@contextlib.contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Run with a fixed random state and leave the caller's as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,147 @@
+"""Trace one module's own code with torch.fx, children as leaves, and prove the trace by re-running it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from dcsurgery.activations import irelu
+from dcsurgery.capture.origin import is_library_file, origin_of, short_file
+from dcsurgery.capture.places import Places
+from dcsurgery.catalog import match_function, match_method
+from dcsurgery.tree import join
+
+__all__ = ["disagreement", "trace"]
+
+
+class _ShallowTracer(fx.Tracer):
+    """Every child is a leaf; each node keeps the key of the site it is."""
+
+    def __init__(self, path: str, places: Places) -> None:
+        super().__init__()
+        self._path = path
+        self._places = places
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, *rest, **more)
+        if kind == "call_module":
+            child = self.root.get_submodule(target)
+            if self._places.match_of(child) is not None:
+                node.meta["dcs_key"] = self._module_key(target)
+        elif kind in ("call_function", "call_method") and target is not irelu:
+            self._mark(node, kind, target)
+        return node
+
+    def _module_key(self, target: str) -> tuple[Any, ...]:
+        owner, _, name = target.rpartition(".")
+        holder = self._places.tree.path_of(self.root.get_submodule(owner))
+        return ("module", holder if holder is not None else join(self._path, owner), name)
+
+    def _mark(self, node: fx.Node, kind: str, target: Any) -> None:
+        listed = match_function(target) if kind == "call_function" else None
+        operator = listed.operator if listed else (match_method(target) if kind == "call_method" else None)
+        if operator is None:
+            return
+        origin = origin_of(sys._getframe(2))
+        callers = [self._path]
+        wrapped = self._places.recognised_frame(origin, callers)
+        if wrapped is not None:
+            key, _, outer = wrapped
+            if key is not None:
+                node.meta["dcs_key"] = key
+                return
+            origin = outer
+        else:
+            slot = self._places.held_callable(target, origin, callers)
+            if slot is not None:
+                node.meta["dcs_key"] = self._places.slot_key(slot)
+                return
+        if origin.steps:
+            last = origin.steps[-1]
+            node.meta["dcs_key"] = ("call", self._path, last.function, last.first_line, last.end)
+
+
+def trace(module: nn.Module, path: str, places: Places) -> tuple[fx.Graph | None, str]:
+    """Trace a module; return its graph, or None and why not (exception and file:line)."""
+    try:
+        return _ShallowTracer(path, places).trace(module), ""
+    except Exception as error:  # noqa: BLE001 - whatever user code does with a Proxy
+        message = str(error).strip().splitlines()
+        place = _place(error)
+        return None, f"{type(error).__name__}: {message[0][:120] if message else ''}{f' at {place}' if place else ''}"
+
+
+def _place(error: BaseException) -> str:
+    traceback, place = error.__traceback__, ""
+    while traceback is not None:
+        filename = traceback.tb_frame.f_code.co_filename
+        if not is_library_file(filename):
+            place = f"{short_file(filename)}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place
+
+
+class _ShapeKeeper(fx.Interpreter):
+    """Leaves the shape of every tensor on its node, for passes that need it."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            n.meta["dcs_shape"] = tuple(value.shape)
+        return value
+
+
+def disagreement(
+    module: nn.Module, graph: fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any], expected: Any, rng: torch.Tensor
+) -> str:
+    """Re-run a traced graph on recorded inputs; return how it differs from the recorded output, '' if it does not."""
+    copies = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone().requires_grad_(t.requires_grad), args)
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.random.set_rng_state(rng)
+            placeholders = [n for n in graph.nodes if n.op == "placeholder"]
+            inputs = _bound(placeholders, copies, kwargs)
+            actual = _ShapeKeeper(module, garbage_collect_values=False, graph=graph).run(*inputs)
+    except Exception as error:  # noqa: BLE001 - a specialised trace may fail in any way
+        return f"the re-run of its trace failed with {type(error).__name__}"
+    finally:
+        for name, value in module.named_buffers():  # running statistics must not move
+            with torch.no_grad():
+                value.copy_(buffers[name])
+    return "" if _same(actual, expected) else "the re-run of its trace gave another output"
+
+
+def _bound(placeholders: list[fx.Node], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    values = []
+    for index, node in enumerate(placeholders):
+        name = str(node.target)
+        if name.startswith("*"):
+            values.append(args[index:] if not name.startswith("**") else kwargs)
+        elif index < len(args):
+            values.append(args[index])
+        elif name in kwargs:
+            values.append(kwargs[name])
+        else:
+            values.append(node.args[0] if node.args else None)
+    return values
+
+
+def _same(a: Any, b: Any) -> bool:
+    left, right = pytree.tree_leaves(a), pytree.tree_leaves(b)
+    if len(left) != len(right):
+        return False
+    for x, y in zip(left, right, strict=True):
+        if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor):
+            if x.shape != y.shape or x.dtype != y.dtype or not torch.equal(x.nan_to_num(), y.nan_to_num()):
+                return False
+        elif isinstance(x, torch.Tensor) != isinstance(y, torch.Tensor):
+            return False
+    return True

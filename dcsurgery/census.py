@@ -1,0 +1,357 @@
+"""The census: every activation and normalization site of a model, with the graphs it was found on."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx, nn
+
+from dcsurgery.blocks import BlockRules, block_of
+from dcsurgery.capture.fused import fused_sites
+from dcsurgery.capture.graphs import Key, ModuleGraph
+from dcsurgery.capture.nodes import node_sites
+from dcsurgery.capture.origin import short_file
+from dcsurgery.capture.places import Places
+from dcsurgery.capture.recording import Event, Recorder, Recording, seeded
+from dcsurgery.capture.scanning import scan
+from dcsurgery.capture.symbolic import disagreement, trace
+from dcsurgery.catalog import match_basis
+from dcsurgery.errors import BadInput
+from dcsurgery.example_inputs import call, unfit
+from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, NodePlace, Place, Role, Site
+from dcsurgery.source import CodeKey
+from dcsurgery.subclass import original_class
+from dcsurgery.tree import join
+
+__all__ = ["Census", "site_key", "take_census"]
+
+
+@dataclass(frozen=True)
+class Census:
+    """Sites and captures of one model.
+
+    Attributes
+    ----------
+    model
+        Class name.
+    sites
+        Every site, in the order of the module tree.
+    captures
+        One `ModuleGraph` per module that does tensor work itself.
+    inputs_given
+        Whether example inputs were run; without them everything is static and ``runs`` is None.
+    """
+
+    model: str
+    sites: tuple[Site, ...]
+    captures: tuple[ModuleGraph, ...]
+    inputs_given: bool
+
+    @property
+    def activations(self) -> tuple[Site, ...]:
+        """The sites that ``irelu=True`` is about."""
+        return tuple(site for site in self.sites if site.role == "activation")
+
+    @property
+    def normalizations(self) -> tuple[Site, ...]:
+        """The sites that ``denorm=True`` is about."""
+        return tuple(site for site in self.sites if site.role == "normalization")
+
+    @property
+    def gates(self) -> tuple[Site, ...]:
+        """Gates and bases: listed with the reason, not rewritten by default."""
+        return tuple(site for site in self.sites if site.role in ("gate", "basis"))
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __getitem__(self, name: str) -> Site:
+        """Return the site that has this name or alias."""
+        for site in self.sites:
+            if name in site.names:
+                return site
+        raise KeyError(name)
+
+    def nodes(self) -> Iterator[tuple[ModuleGraph, fx.Node, Site]]:
+        """Yield every captured graph node that is a site: what passes are planned on."""
+        by_key = {key: site for site in self.sites for key in (site_key(site.place),)}
+        for capture in self.captures:
+            if capture.graph is not None:
+                for node in capture.graph.nodes:
+                    site = by_key.get(node.meta.get("dcs_key", ()))
+                    if site is not None:
+                        yield capture, node, site
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the census as plain JSON types."""
+        return {
+            "model": self.model,
+            "inputs_given": self.inputs_given,
+            "counts": dict(Counter(site.role for site in self.sites)),
+            "sites": [site.to_dict() for site in self.sites],
+            "captures": [
+                {
+                    "path": c.path,
+                    "class": c.class_name,
+                    "method": c.method,
+                    "proven": c.proven,
+                    "nodes": 0 if c.graph is None else len(c.graph.nodes),
+                    "reason": c.reason,
+                }
+                for c in self.captures
+            ],
+        }
+
+    def __str__(self) -> str:
+        counts = Counter(site.role for site in self.sites)
+        roles = ("activation", "normalization", "gate", "basis")
+        summary = ", ".join(f"{counts[r]} {r}{'s' * (counts[r] != 1)}" for r in roles if counts[r])
+        return "\n".join([f"{self.model}: {summary or 'no sites'}", *(f"  {site}" for site in self.sites)])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+            for row in ((s.name, s.role, s.operator, s.how, s.where, s.reason) for s in self.sites)
+        )
+        head = "".join(f"<th>{name}</th>" for name in ("site", "role", "operator", "how", "where", "note"))
+        return f"<table><caption>{html.escape(self.model)}</caption><tr>{head}</tr>{rows}</table>"
+
+
+def take_census(model: nn.Module, example_inputs: Any = None, *, graphs: bool = True) -> Census:
+    """Capture a model and list its sites.
+
+    Parameters
+    ----------
+    model
+        Any module; it is run in the mode it is in, its buffers are put back afterwards.
+    example_inputs
+        A tuple (positional arguments), a dict (keyword arguments) or any other object (the one argument). Without
+        it, sites are found statically.
+    graphs
+        False skips the symbolic traces (sites only).
+
+    Raises
+    ------
+    BadInput
+        If the model is no nn.Module or its forward raises on the example inputs.
+    """
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"not a model: {type(model).__name__}", fix="pass a torch.nn.Module")
+    places = Places(model)
+    recording = Recording() if example_inputs is None else _record(model, places, example_inputs)
+    events = _merge(recording, _static_events(places))
+    captures = _captures(model, places, recording, events, trace_all=graphs)
+    rules = BlockRules(model, places.tree.modules, {c.path: c for c in captures})
+    ran = example_inputs is not None
+    sites = [_slot_site(places, slot, recording, ran) for slot in places.slots if places.match_of(slot.value)]
+    sites += _call_sites(places, events, ran)
+    sites += fused_sites(places, recording if ran else None)
+    sites += node_sites(places, recording if ran else None)
+    order = {path: index for index, path in enumerate(places.tree.modules)}
+    placed = [_finish(site, places, rules) for site in sites]
+    placed.sort(key=lambda s: (order.get(s.place.owner, len(order)),))
+    return Census(original_class(model).__name__, tuple(_shared(placed, places)), tuple(captures), ran)
+
+
+def _record(model: nn.Module, places: Places, example_inputs: Any) -> Recording:
+    buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
+    try:
+        with seeded(), Recorder(model, places) as recorder:
+            call(model, example_inputs)
+    except Exception as error:  # noqa: BLE001 - user code
+        raise unfit(model, example_inputs, error) from error
+    finally:
+        for name, value in model.named_buffers():
+            if name in buffers and buffers[name].shape == value.shape:
+                value.detach().copy_(buffers[name])
+    return recorder.recording
+
+
+def _static_events(places: Places) -> dict[Key, Event]:
+    found: dict[Key, Event] = {}
+    for path, module in places.tree.modules.items():
+        recognised = places.match_of(module) is not None
+        below = any(path.startswith((f"{p}.", f"{p}[")) for p in places.closed)
+        if not recognised and not below and not places.is_leaf(module) and not isinstance(module, fx.GraphModule):
+            found.update(scan(module, path, places))
+    return found
+
+
+def _merge(recording: Recording, static: dict[Key, Event]) -> dict[Key, Event]:
+    merged = {key: event for key, event in recording.events.items() if key[0] == "call"}
+    for key, event in static.items():
+        if key in merged:
+            merged[key].chains |= event.chains
+        else:
+            merged[key] = event
+    return merged
+
+
+def _captures(
+    model: nn.Module, places: Places, recording: Recording, events: dict[Key, Event], *, trace_all: bool
+) -> list[ModuleGraph]:
+    del events
+    found = []
+    for path, module in places.tree.modules.items():
+        closed = any(path == p or path.startswith((f"{p}.", f"{p}[")) for p in places.closed)
+        if closed or places.is_leaf(module) or isinstance(module, nn.ModuleList | nn.ModuleDict):
+            continue
+        aliases = tuple(places.tree.paths[id(module)][1:])
+        name = original_class(module).__name__
+        if isinstance(module, fx.GraphModule):
+            found.append(ModuleGraph(path, name, module.graph, "exact", proven=True, aliases=aliases))
+            continue
+        recorded = recording.graphs.get(path)
+        graph, reason = trace(module, path, places) if trace_all else (None, "symbolic tracing was not asked for")
+        if graph is not None and path in recording.outputs:
+            args, kwargs = recording.inputs[path]
+            reason = disagreement(module, graph, args, kwargs, recording.outputs[path], recording.rng[path])
+        if graph is not None and not reason:
+            found.append(
+                ModuleGraph(path, name, graph, "symbolic", proven=path in recording.outputs, aliases=aliases)
+            )
+        elif recorded is not None:
+            found.append(ModuleGraph(path, name, recorded, "recorded", proven=True, reason=reason, aliases=aliases))
+        else:
+            found.append(ModuleGraph(path, name, None, "opaque", proven=False, reason=reason, aliases=aliases))
+    return found
+
+
+def _slot_site(places: Places, slot: Any, recording: Recording, ran: bool) -> Site:
+    match = places.match_of(slot.value)
+    assert match is not None
+    event = recording.events.get(places.slot_key(slot))
+    place: Place
+    if slot.registered:
+        place = ModulePlace(slot.owner, slot.name)
+    else:
+        place = AttributePlace(slot.owner, slot.name)
+    file, line = _definition(slot.value)
+    return Site(
+        name=slot.path,
+        role=match.operator.role,
+        operator=match.operator.name,
+        how="module" if isinstance(slot.value, nn.Module) and slot.registered else "attribute",
+        place=place,
+        aliases=places.tree.aliases_of(slot),
+        match=match.match,
+        parameters=dict(match.parameters),
+        file=file if event is None or event.file is None else event.file,
+        line=line if event is None or event.file is None else event.line,
+        runs=(event.runs if event else 0) if ran else None,
+        reason=match.operator.reason,
+        classes=_classes(slot.value),
+    )
+
+
+def _classes(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, nn.Module):
+        return ()
+    mro = original_class(value).__mro__
+    return tuple(f"{cls.__module__}.{cls.__qualname__}" for cls in mro if cls not in (nn.Module, object))
+
+
+def _definition(value: Any) -> tuple[str | None, int | None]:
+    code = getattr(getattr(value, "forward", value), "__code__", None)
+    return (None, None) if code is None else (short_file(code.co_filename), code.co_firstlineno)
+
+
+def _call_sites(places: Places, events: dict[Key, Event], ran: bool) -> list[Site]:
+    named: defaultdict[str, list[Event]] = defaultdict(list)
+    for event in events.values():
+        first = min(event.chains)[0]
+        method = CodeKey(first.function, first.first_line).qualname.rpartition(".")[2]
+        owner = str(event.key[1])
+        named[f"{owner}.{method}" if owner else method].append(event)
+    sites = []
+    for prefix, group in named.items():
+        group.sort(key=lambda e: (min(e.chains)[0].end, e.key[2], e.key[4]))
+        count: Counter[str] = Counter()
+        for event in group:
+            operator = event.match.operator.name
+            count[operator] += 1
+            suffix = f"#{count[operator]}" if count[operator] > 1 else ""
+            sites.append(_call_site(f"{prefix}@{operator}{suffix}", event, places, ran))
+    return sites
+
+
+def _call_site(name: str, event: Event, places: Places, ran: bool) -> Site:
+    owner = str(event.key[1])
+    own = places.tree.modules[owner]
+    tail = name[len(owner) :].lstrip(".") if owner else name
+    return Site(
+        name=name,
+        role=event.match.operator.role,
+        operator=event.match.operator.name,
+        how=event.how,
+        place=CallPlace(owner, tuple(sorted(event.chains))),
+        aliases=tuple(join(path, tail) for path in places.tree.paths[id(own)][1:]),
+        match=event.match.match,
+        parameters=dict(event.match.parameters),
+        file=event.file,
+        line=event.line,
+        runs=event.runs if ran else None,
+        reason=event.match.operator.reason or event.reason,
+    )
+
+
+def _finish(site: Site, places: Places, rules: BlockRules) -> Site:
+    path = site.name if isinstance(site.place, ModulePlace | AttributePlace) else site.place.owner
+    inside, rule = rules.decide(path, site_key(site.place))
+    role: Role = site.role
+    reason = site.reason
+    if role == "activation":
+        basis = _basis_above(site, places)
+        if basis is not None:
+            role, reason = "basis", basis
+    return replace(site, block=block_of(path), in_output_block=inside, block_rule=rule, role=role, reason=reason)
+
+
+def _basis_above(site: Site, places: Places) -> str | None:
+    parts = re.findall(r"[^.\[]+|\[[^\]]*\]", site.place.owner)
+    path = ""
+    for part in ["", *parts]:
+        path = join(path, part) if part else path
+        module = places.tree.modules.get(path)
+        operator = match_basis(module) if module is not None else None
+        if operator is not None:
+            return f"part of {original_class(module).__name__}: {operator.reason}"  # type: ignore[arg-type]
+    return None
+
+
+def _shared(sites: list[Site], places: Places) -> Iterator[Site]:
+    slots = {slot.path: slot for slot in places.slots}
+    names: dict[int, list[str]] = defaultdict(list)
+    for site in sites:
+        slot = slots.get(site.name)
+        if slot is not None and isinstance(slot.value, nn.Module):
+            names[id(slot.value)].append(site.name)
+    for site in sites:
+        slot = slots.get(site.name)
+        others = names[id(slot.value)] if slot is not None and isinstance(slot.value, nn.Module) else []
+        yield replace(site, shared_with=tuple(n for n in others if n != site.name)) if len(others) > 1 else site
+
+
+def site_key(place: Place) -> Key:
+    """Return the key under which captures and runs know a place."""
+    match place:
+        case ModulePlace(owner, slot):
+            return ("module", owner, slot)
+        case AttributePlace(owner, attribute):
+            return ("attribute", owner, attribute)
+        case CallPlace(owner, chains):
+            last = chains[0][-1]
+            return ("call", owner, last.function, last.first_line, last.end)
+        case NodePlace(owner, node):
+            return ("node", owner, node)
+        case FusedPlace(owner, inside):
+            return ("fused", owner, inside)
+

@@ -1,0 +1,131 @@
+"""Derivatives of a model against finite differences, in float64."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from dcsurgery.example_inputs import arguments, converted, fresh
+from dcsurgery.report import Check
+
+__all__ = ["check_derivatives"]
+
+_NAMES = {1: "gradcheck", 2: "gradgradcheck", 3: "third derivative"}
+_LIMIT = 1e-5  # absolute and relative, of the projected Jacobian
+
+
+def check_derivatives(model: nn.Module, example_inputs: Any, order: int = 1) -> list[Check]:
+    """Compare derivatives with respect to floating inputs and parameters with finite differences.
+
+    Parameters
+    ----------
+    model
+        A copy of it is checked, in float64 and in its own mode.
+    example_inputs
+        See `take_census`.
+    order
+        1, 2 or 3: one check per order up to it.
+
+    Returns
+    -------
+    list of Check
+        Skipped, with the reason, where the model has no float64 form, no differentiable tensor, an output that is
+        zero or not finite, or an operator without the derivative.
+    """
+    prepared = _prepare(model, example_inputs)
+    if isinstance(prepared, str):
+        return [Check(_NAMES[n], "skip", reason=prepared) for n in range(1, order + 1)]
+    function, tensors = prepared
+    return [_check(function, tensors, n) for n in range(1, order + 1)]
+
+
+Function = Callable[..., tuple[torch.Tensor, ...]]
+
+
+def _prepare(model: nn.Module, example_inputs: Any) -> tuple[Function, tuple[torch.Tensor, ...]] | str:
+    """Return a function of the differentiable tensors, or why there is none."""
+    try:
+        double = copy.deepcopy(model).double()
+        args, kwargs = arguments(converted(fresh(example_inputs), torch.float64))
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        wanted = [i for i, t in enumerate(leaves) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+        names = [n for n, p in double.named_parameters() if p.requires_grad and p.numel()]
+        parameters = dict(double.named_parameters())
+        buffers = {n: b.clone() for n, b in double.named_buffers()}
+
+        def function(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            changed = list(leaves)
+            for index, tensor in zip(wanted, tensors, strict=False):
+                changed[index] = tensor
+            new_args, new_kwargs = pytree.tree_unflatten(changed, spec)
+            state = dict(zip(names, tensors[len(wanted) :], strict=True))
+            state = {**{n: b.clone() for n, b in buffers.items()}, **state}  # running statistics start equal each time
+            with torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH):
+                torch.manual_seed(0)
+                output = torch.func.functional_call(double, state, new_args, new_kwargs, tie_weights=True)
+            plain = dict(output) if hasattr(output, "keys") and not isinstance(output, dict) else output
+            found = [t for t in pytree.tree_leaves(plain) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+            return tuple(t for t in found if t.requires_grad)
+
+        tensors = [leaves[i].detach().clone().requires_grad_() for i in wanted]
+        tensors += [parameters[n].detach().clone().requires_grad_() for n in names]
+        outputs = function(*tensors)
+    except Exception as error:  # noqa: BLE001 - a model may refuse float64 in any way
+        text = (str(error).splitlines() or [""])[0]
+        return f"the model does not run in float64 ({type(error).__name__}: {text[:120]})"
+    if not outputs:
+        return "no output depends on a differentiable tensor"
+    values = torch.cat([o.detach().reshape(-1) for o in outputs])
+    if not bool(torch.isfinite(values).all()):
+        return "the output is not finite"
+    if float(values.abs().max()) < 1e-12:
+        return "the output is zero: a comparison would show nothing"
+    used = torch.autograd.grad(
+        sum(o.sum() for o in outputs), tensors, allow_unused=True  # type: ignore[arg-type]
+    )
+    free = tuple(t for t, g in zip(tensors, used, strict=True) if g is not None)
+    position = [i for i, g in enumerate(used) if g is not None]
+
+    def of_used(*chosen: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        every = [t.detach() for t in tensors]
+        for index, tensor in zip(position, chosen, strict=True):
+            every[index] = tensor
+        return function(*every)
+
+    return of_used, free
+
+
+def _check(function: Function, tensors: tuple[torch.Tensor, ...], order: int) -> Check:
+    name = _NAMES[order]
+    check = gradcheck if order == 1 else gradgradcheck
+    target = function if order < 3 else _gradient(function)
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            torch.manual_seed(0)
+            check(target, tensors, fast_mode=True, atol=_LIMIT, rtol=1e-3, nondet_tol=1e-10)  # type: ignore[operator]
+    except GradcheckError as error:
+        text = " ".join(str(error).split())
+        return Check(name, "fail", None, _LIMIT, f"analytical and numerical derivative differ: {text[:200]}")
+    except (RuntimeError, NotImplementedError) as error:
+        text = (str(error).splitlines() or [""])[0]
+        return Check(name, "skip", reason=f"an operator has no derivative of this order: {text[:120]}")
+    count = sum(t.numel() for t in tensors)
+    return Check(name, "pass", None, _LIMIT, f"{len(tensors)} tensors, {count} numbers, float64")
+
+
+def _gradient(function: Function) -> Function:
+    def gradient(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        value = torch.stack([o.square().sum() for o in function(*tensors)]).sum()
+        grads = torch.autograd.grad(value, tensors, create_graph=True, allow_unused=True)
+        return tuple(g for g in grads if g is not None and g.requires_grad)
+
+    return gradient

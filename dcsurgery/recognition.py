@@ -1,0 +1,104 @@
+"""Recognise any live object: listed in the catalog, or behaving like something that is."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import types
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcsurgery.catalog import Match, match_function, match_module
+from dcsurgery.fingerprint import identify
+
+__all__ = ["is_library_code", "may_be_activation_module", "recognise"]
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, torch.fx.GraphModule)
+_NOT_PROBED = frozenset({"torch", "numpy", "builtins", "math", "operator", "functools", "inspect", "typing", "scipy"})
+_FUNCTIONS: weakref.WeakKeyDictionary[Any, Match | None] = weakref.WeakKeyDictionary()
+
+
+def is_library_code(module_name: str | None) -> bool:
+    """Say whether code of this module is never probed or opened: torch, numpy, the standard library's basics."""
+    return (module_name or "builtins").split(".")[0] in _NOT_PROBED
+
+
+def recognise(value: Any) -> Match | None:
+    """Return what an object is in the catalog's terms, None if it is neither activation, gate, basis nor norm.
+
+    Listed objects are told by identity; user-written ones are probed on a grid of numbers (`identify`).
+    """
+    if isinstance(value, nn.Module):
+        listed = match_module(value)
+        if listed is None and may_be_activation_module(value):
+            return identify(copy.deepcopy(value).eval())
+        return listed
+    try:
+        listed = match_function(value)
+    except TypeError:  # unhashable
+        return None
+    if listed is not None:
+        return listed
+    if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
+        return _bound_forward(value) or _probe(value)
+    return _probe(value)
+
+
+def may_be_activation_module(module: nn.Module) -> bool:
+    """Say whether a user-written module could be an activation: it holds no tensors and is no container."""
+    if isinstance(module, _CONTAINERS) or isinstance(module, torch.jit.ScriptModule):
+        return False
+    if is_library_code(type(module).__module__) or type(module).forward is nn.Module.forward:
+        return False
+    tensors = next(iter(module.parameters()), None) is not None or next(iter(module.buffers()), None) is not None
+    return not tensors and sum(1 for _ in module.modules()) <= 4 and _takes_one(type(module).forward, bound=1)
+
+
+def _bound_forward(method: types.MethodType) -> Match | None:
+    """Recognise ``super().forward`` of a listed class, and ``self.act.forward``."""
+    if method.__name__ not in {"forward", "__call__"}:
+        return None
+    for cls in type(method.__self__).__mro__:
+        if vars(cls).get(method.__name__) is method.__func__ and issubclass(cls, nn.Module):
+            probe = cls.__new__(cls)  # only its class is looked at
+            probe.__dict__.update(method.__self__.__dict__)
+            return match_module(probe)
+    return None
+
+
+def _probe(value: Any) -> Match | None:
+    if isinstance(value, type) or not callable(value) or isinstance(value, torch._ops.OpOverload):
+        return None
+    function = value.func if isinstance(value, functools.partial) else value
+    module = getattr(function, "__module__", None) or type(function).__module__
+    scripted = isinstance(value, torch.jit.ScriptFunction)
+    if not scripted and (is_library_code(module) or not _takes_one(value)):
+        return None
+    try:
+        if value in _FUNCTIONS:
+            return _FUNCTIONS[value]
+        _FUNCTIONS[value] = None
+    except TypeError:
+        return identify(value)
+    match = identify(value)
+    _FUNCTIONS[value] = match
+    return match
+
+
+def _takes_one(value: Any, bound: int = 0) -> bool:
+    """Say whether a callable can be called with exactly one positional argument."""
+    try:
+        parameters = list(inspect.signature(value).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    keyword_only = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if keyword_only or len(required) > 1 + bound:
+        return False
+    return len(positional) > bound or several

@@ -1,0 +1,284 @@
+"""Rewrite single calls in the methods that one module runs, on a dynamic subclass of its class.
+
+``F.silu(x)`` becomes ``_dcs_0(F, 'silu', x)``: a helper that checks at run time that the callee still is the operator
+the plan names, and then applies the replacement. Helpers that a method calls are rewritten as copies which only this
+module uses; the user's functions, classes and globals stay as they are.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import types
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcsurgery.calls import apply_edit, callee_is, resolve_callee
+from dcsurgery.errors import Refused
+from dcsurgery.sites import CallStep
+from dcsurgery.source import (
+    CodeKey,
+    calls_in,
+    code_key,
+    compile_function,
+    file_of,
+    function_node,
+    source_hash,
+)
+
+__all__ = ["CallEdit", "RewriteCalls", "methods_of"]
+
+Chain = tuple[CallStep, ...]
+
+
+@dataclass(frozen=True)
+class CallEdit:
+    """One call to change: ``replacement`` is an activation's name or a module without parameters; None deletes."""
+
+    chains: tuple[Chain, ...]
+    operator: str
+    replacement: str | nn.Module | None
+
+
+@dataclass(frozen=True)
+class RewriteCalls:
+    """Amendment: the class whose methods have the edited calls (see `dcsurgery.subclass`)."""
+
+    edits: tuple[CallEdit, ...]
+    hashes: tuple[tuple[str, int, str], ...] = ()
+
+    @staticmethod
+    def of(edits: list[CallEdit]) -> RewriteCalls:
+        """Build the amendment and note the source it was made for.
+
+        Raises
+        ------
+        Refused
+            If a function's source is not available.
+        """
+        keys = {_key(step) for edit in edits for chain in edit.chains for step in chain}
+        ordered = sorted(keys, key=lambda key: (key.function, key.first_line))
+        hashes = tuple((key.function, key.first_line, source_hash(file_of(key), key)) for key in ordered)
+        return RewriteCalls(tuple(edits), hashes)
+
+    def members(self, cls: type[nn.Module]) -> dict[str, Any]:
+        """Return the rewritten methods for a subclass of ``cls``."""
+        for function, line, expected in self.hashes:
+            key = CodeKey(function, line)
+            if source_hash(file_of(key), key) != expected:
+                raise Refused(
+                    "its source has changed since the model was edited",
+                    where=str(key),
+                    fix="install the version the model was edited with, or edit the original model again",
+                )
+        rewriter = _Rewriter(_tables(self.edits))
+        members = {}
+        for name, raw in methods_of(cls).items():
+            new = rewriter.member(raw)
+            if new is not raw:
+                members[name] = new
+        reached = {CodeKey(f.function, f.first_line) for e in self.edits for c in e.chains for f in c[:1]}
+        if reached and not members:
+            raise Refused(
+                f"class {cls.__qualname__} has no such method", where=str(min(reached, key=str)), fix="plan again"
+            )
+        return members
+
+
+def methods_of(cls: type) -> dict[str, Any]:
+    """Return the raw class attributes that hold user code, as attribute lookup finds them."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if base is object or base.__module__.split(".")[0] == "torch":
+            continue
+        for name, raw in vars(base).items():
+            held = isinstance(raw, types.FunctionType | staticmethod | classmethod | property)
+            if held and not any(name in vars(b) for b in cls.__mro__[: cls.__mro__.index(base)]):
+                found[name] = raw
+    return found
+
+
+def _key(step: CallStep) -> CodeKey:
+    return CodeKey(step.function, step.first_line)
+
+
+@dataclass
+class _Table:
+    """The changed calls of one function: helper by position."""
+
+    calls: dict[tuple[int, int], Callable[..., Any] | None] = field(default_factory=dict)  # None: only pass through
+
+
+def _tables(edits: tuple[CallEdit, ...]) -> dict[CodeKey, _Table]:
+    tables: dict[CodeKey, _Table] = {}
+    for edit in edits:
+        helper = _site_helper(edit)
+        for chain in edit.chains:
+            for step in chain[:-1]:
+                tables.setdefault(_key(step), _Table()).calls.setdefault(step.end, None)
+            tables.setdefault(_key(chain[-1]), _Table()).calls[chain[-1].end] = helper
+    return tables
+
+
+def _site_helper(edit: CallEdit) -> Callable[..., Any]:
+    seen: set[Any] = set()  # callees already checked: the check is slower than the call
+
+    def helper(target: Any, method: str | None, /, *args: Any, **kwargs: Any) -> Any:
+        callee, args = resolve_callee(target, method, args)
+        try:
+            known = callee in seen
+        except TypeError:
+            known = False
+        if not known:
+            if not callee_is(callee, edit.operator):
+                return callee(*args, **kwargs)
+            try:
+                # A bound method or an object made in this very call must not be kept alive by the set.
+                if isinstance(callee, types.FunctionType | types.BuiltinFunctionType | types.MethodDescriptorType):
+                    seen.add(callee)
+            except TypeError:
+                pass
+        return apply_edit(edit.operator, edit.replacement, callee, args, kwargs)
+
+    return helper
+
+
+class _Rewriter:
+    """Makes rewritten copies of live functions; a function with another closure gets a copy of its own."""
+
+    def __init__(self, tables: dict[CodeKey, _Table]) -> None:
+        self._tables = tables
+        self._codes: dict[CodeKey, tuple[types.CodeType, dict[str, Any]]] = {}
+        self._made: weakref.WeakKeyDictionary[types.FunctionType, types.FunctionType] = weakref.WeakKeyDictionary()
+
+    def member(self, raw: Any) -> Any:
+        """Rewrite a class attribute: a function, static or class method or property."""
+        if isinstance(raw, staticmethod | classmethod):
+            new = self.function(raw.__func__) if isinstance(raw.__func__, types.FunctionType) else raw.__func__
+            return raw if new is raw.__func__ else type(raw)(new)
+        if isinstance(raw, property):
+            getter = self.function(raw.fget) if isinstance(raw.fget, types.FunctionType) else raw.fget
+            return raw if getter is raw.fget else property(getter, raw.fset, raw.fdel, raw.__doc__)
+        return self.function(raw)
+
+    def function(self, function: types.FunctionType) -> types.FunctionType:
+        """Return the rewritten copy of a function, or the function itself where nothing in it changes."""
+        if function in self._made:
+            return self._made[function]
+        self._made[function] = function  # ends cycles: a recursive closure holds itself
+        key = code_key(function.__code__)
+        cells = {
+            name: cell for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        }
+        changed = {name: self._cell(cell) for name, cell in cells.items()}
+        code, helpers = function.__code__, {}
+        if key in self._tables:
+            code, helpers = self._code(key, function)
+        elif all(changed[name] is cells[name] for name in cells):
+            return function
+        closure = tuple(
+            types.CellType(helpers[name]) if name in helpers else changed[name] for name in code.co_freevars
+        )
+        new = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+        new.__kwdefaults__ = function.__kwdefaults__
+        new.__dict__.update(function.__dict__)
+        if isinstance(new.__dict__.get("__wrapped__"), types.FunctionType):
+            new.__dict__["__wrapped__"] = self.function(new.__dict__["__wrapped__"])
+        new.__qualname__, new.__module__, new.__doc__ = function.__qualname__, function.__module__, function.__doc__
+        new.__annotations__ = function.__annotations__
+        self._made[function] = new
+        return new
+
+    def _cell(self, cell: types.CellType) -> types.CellType:
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not filled yet
+            return cell
+        if not isinstance(value, types.FunctionType):
+            return cell
+        new = self.function(value)
+        return cell if new is value else types.CellType(new)
+
+    def _code(self, key: CodeKey, function: types.FunctionType) -> tuple[types.CodeType, dict[str, Any]]:
+        if key not in self._codes:
+            filename = function.__code__.co_filename
+            original, cls = function_node(filename, key, function.__code__)
+            node = copy.deepcopy(original)
+            changer = _Changer(self._tables[key], cls, self.passing)
+            present = calls_in(node)
+            for end in self._tables[key].calls:
+                if end not in present:
+                    raise Refused(
+                        f"there is no call that ends at line {end[0]}, column {end[1]}", where=str(key), fix="plan again"
+                    )
+            node.body = (
+                changer.visit(node.body) if isinstance(node, ast.Lambda) else [changer.visit(s) for s in node.body]
+            )
+            free = function.__code__.co_freevars
+            code = compile_function(node, cls, filename, free, tuple(changer.helpers))
+            code = code.replace(co_qualname=function.__code__.co_qualname)
+            self._codes[key] = (code, changer.helpers)
+        return self._codes[key]
+
+    def passing(self, target: Any, method: str | None, /, *args: Any, **kwargs: Any) -> Any:
+        """Call what the source calls, with every rewritten function in place of its original."""
+        callee = target if method is None else getattr(target, method)
+        callee = self._value(callee)
+        return callee(*(self._value(a) for a in args), **{k: self._value(v) for k, v in kwargs.items()})
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, types.FunctionType):
+            return self.function(value)
+        if isinstance(value, types.MethodType):
+            if not isinstance(value.__func__, types.FunctionType):
+                return value
+            new = self.function(value.__func__)
+            return value if new is value.__func__ else types.MethodType(new, value.__self__)
+        if isinstance(value, functools.partial):
+            inner = self._value(value.func)
+            return value if inner is value.func else functools.partial(inner, *value.args, **value.keywords)
+        if isinstance(value, torch.Tensor | nn.Module | type) or not callable(value):
+            return value
+        call = getattr(type(value), "__call__", None)  # noqa: B004 - the class's own method is wanted
+        if isinstance(call, types.FunctionType):
+            new = self.function(call)
+            return value if new is call else types.MethodType(new, value)
+        return value
+
+
+class _Changer(ast.NodeTransformer):
+    """Replace the chosen calls of one function by calls of helpers."""
+
+    def __init__(self, table: _Table, cls: str | None, passing: Callable[..., Any]) -> None:
+        self._table = table
+        self._cls = cls
+        self._passing = passing
+        self.helpers: dict[str, Any] = {}
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        end = (node.end_lineno or 0, node.end_col_offset or 0)
+        self.generic_visit(node)
+        if end not in self._table.calls:
+            return node
+        # A single leading underscore: two would be mangled inside a class.
+        name = f"_dcs_{len(self.helpers)}"
+        self.helpers[name] = self._table.calls[end] or self._passing
+        target: ast.expr
+        if isinstance(node.func, ast.Attribute):
+            target, method = node.func.value, ast.Constant(self._mangled(node.func.attr))
+        else:
+            target, method = node.func, ast.Constant(None)
+        call = ast.Call(ast.Name(name, ast.Load()), [target, method, *node.args], node.keywords)
+        return ast.fix_missing_locations(ast.copy_location(call, node))
+
+    def _mangled(self, name: str) -> str:
+        private = self._cls is not None and name.startswith("__") and not name.endswith("__")
+        return f"_{(self._cls or '').lstrip('_')}{name}" if private else name
+
+

@@ -1,0 +1,242 @@
+"""Functions as source: find a function's syntax tree, find a call in it, compile a changed one.
+
+A call is addressed by the position just behind its closing parenthesis: no two calls share it, and Python reports it
+for every instruction that runs (PEP 657), so a call seen at run time and a call seen in the source are the same thing.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import linecache
+import sys
+import types
+from dataclasses import dataclass
+
+from dcsurgery.errors import Refused
+
+__all__ = [
+    "CodeKey",
+    "FunctionNode",
+    "call_end",
+    "calls_in",
+    "code_key",
+    "compile_function",
+    "file_of",
+    "function_node",
+    "instruction_end",
+    "parse",
+    "source_hash",
+]
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
+@dataclass(frozen=True)
+class CodeKey:
+    """What identifies a function's code across processes: ``module:qualname`` and its first line."""
+
+    function: str
+    first_line: int
+
+    @property
+    def module(self) -> str:
+        """Name of the module that defines the function."""
+        return self.function.partition(":")[0]
+
+    @property
+    def qualname(self) -> str:
+        """Qualified name inside the module, ``Class.method``."""
+        return self.function.partition(":")[2]
+
+    def __str__(self) -> str:
+        return f"{self.function} (line {self.first_line})"
+
+
+@functools.lru_cache(maxsize=8192)
+def _module_of_file(filename: str) -> str:
+    # Frames know their file, not their module's name; sys.modules is searched once per file.
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) == filename:
+            return name
+    return filename
+
+
+def code_key(code: types.CodeType, module: str | None = None) -> CodeKey:
+    """Return the key of a code object; ``module`` is the defining module's name where it is known."""
+    return CodeKey(f"{module or _module_of_file(code.co_filename)}:{code.co_qualname}", code.co_firstlineno)
+
+
+def file_of(key: CodeKey) -> str:
+    """Return the file that defines a function.
+
+    Raises
+    ------
+    Refused
+        If its module cannot be imported or has no source.
+    """
+    module = sys.modules.get(key.module)
+    if module is None:
+        if key.module in linecache.cache or key.module.endswith(".py") or key.module.startswith("<"):
+            return key.module
+        try:
+            module = importlib.import_module(key.module)
+        except ImportError as error:
+            raise Refused(
+                f"cannot import {key.module!r}: {error}", where=str(key), fix="install it or put it on the path"
+            ) from None
+    filename = getattr(module, "__file__", None)
+    if filename is None:
+        raise Refused("the function has no source file", where=str(key), fix="define it in a file")
+    return str(filename)
+
+
+@functools.lru_cache(maxsize=512)
+def _parse_text(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+def parse(filename: str) -> ast.Module | None:
+    """Return a file's syntax tree (shared: copy before changing), None where there is no source."""
+    text = "".join(linecache.getlines(filename))
+    if not text:
+        return None
+    try:
+        return _parse_text(text)
+    except SyntaxError:
+        return None
+
+
+@functools.lru_cache(maxsize=512)
+def _functions(text: str) -> dict[int, list[tuple[FunctionNode, str | None]]]:
+    """Map a first line to the functions (and the class each stands in) that begin there."""
+    found: dict[int, list[tuple[FunctionNode, str | None]]] = {}
+
+    def visit(node: ast.AST, cls: str | None) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                line = min([child.lineno, *(d.lineno for d in child.decorator_list)])
+                found.setdefault(line, []).append((child, cls))
+            elif isinstance(child, ast.Lambda):
+                found.setdefault(child.lineno, []).append((child, cls))
+            visit(child, child.name if isinstance(child, ast.ClassDef) else cls)
+
+    visit(_parse_text(text), None)
+    return found
+
+
+def function_node(filename: str, key: CodeKey, code: types.CodeType | None = None) -> tuple[FunctionNode, str | None]:
+    """Return a function's syntax tree and the name of the class around it.
+
+    Raises
+    ------
+    Refused
+        If the source is missing or no longer fits.
+    """
+    text = "".join(linecache.getlines(filename))
+    if not text or parse(filename) is None:
+        raise Refused("its source is not available", where=str(key), fix="the site needs its Python source")
+    name = key.qualname.rpartition(".")[2]
+    nodes = [
+        (node, cls)
+        for node, cls in _functions(text).get(key.first_line, [])
+        if (name == "<lambda>") == isinstance(node, ast.Lambda) and (isinstance(node, ast.Lambda) or node.name == name)
+    ]
+    if len(nodes) > 1 and code is not None:  # two lambdas on one line: told apart by where their code lies
+        columns = [p[2] for p in code.co_positions() if p[2] is not None and p[0] is not None]
+        inside = [n for n in nodes if n[0].col_offset <= max(columns) <= (n[0].end_col_offset or 0)]
+        nodes = sorted(inside or nodes, key=lambda n: (n[0].end_col_offset or 0) - n[0].col_offset)
+    if not nodes:
+        raise Refused(
+            "its source has changed since the plan was made or the model was edited", where=str(key), fix="plan again"
+        )
+    return nodes[0]
+
+
+def source_hash(filename: str, key: CodeKey) -> str:
+    """Return a hash of a function's syntax (comments and layout do not count)."""
+    node, _ = function_node(filename, key)
+    return hashlib.sha256(ast.dump(node, include_attributes=True).encode()).hexdigest()[:16]
+
+
+def call_end(call: ast.expr) -> tuple[int, int]:
+    """Return the position behind a call's closing parenthesis: line (1-based), column (0-based, UTF-8 bytes)."""
+    return (call.end_lineno or 0, call.end_col_offset or 0)
+
+
+def calls_in(node: ast.AST) -> dict[tuple[int, int], ast.Call]:
+    """Return every call inside a syntax tree by its end."""
+    return {call_end(child): child for child in ast.walk(node) if isinstance(child, ast.Call)}
+
+
+@functools.lru_cache(maxsize=4096)
+def _positions(code: types.CodeType) -> tuple[tuple[int | None, int | None, int | None, int | None], ...]:
+    return tuple(code.co_positions())
+
+
+def instruction_end(code: types.CodeType, offset: int) -> tuple[int, int] | None:
+    """Return where the expression that an instruction belongs to ends, None without position information."""
+    if offset < 0:
+        return None
+    _, end_line, _, end_column = _positions(code)[offset // 2]
+    return None if end_line is None or end_column is None else (end_line, end_column)
+
+
+def compile_function(
+    node: FunctionNode, cls: str | None, filename: str, free: tuple[str, ...], helpers: tuple[str, ...]
+) -> types.CodeType:
+    """Compile a changed function; return its code, whose free variables are ``free`` plus ``helpers``.
+
+    Parameters
+    ----------
+    node
+        The changed tree, with its original line numbers, so that tracebacks and debuggers stay right.
+    cls
+        Name of the class it was written in: ``__private`` names are mangled with it.
+    filename
+        The original file's name.
+    free
+        Free variables of the original function.
+    helpers
+        Names that the changes refer to.
+    """
+    if isinstance(node, ast.Lambda):
+        inner: ast.stmt = ast.Return(node)
+        wanted = "<lambda>"
+    else:
+        node.decorator_list = []
+        node.returns = None
+        for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
+            argument.annotation = None  # evaluated at definition, in names that need not exist here
+        for extra in (node.args.vararg, node.args.kwarg):
+            if extra is not None:
+                extra.annotation = None
+        inner, wanted = node, node.name
+    # Defaults are taken over from the live function, so any value keeps the signature compiling.
+    node.args.defaults = [ast.Constant(None) for _ in node.args.defaults]
+    node.args.kw_defaults = [None if d is None else ast.Constant(None) for d in node.args.kw_defaults]
+    if cls is not None and isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+        inner = ast.ClassDef(name=cls, bases=[], keywords=[], body=[inner], decorator_list=[])
+    parameters = [ast.arg(name) for name in (*(n for n in free if n != cls), *helpers)]
+    outer = ast.FunctionDef(
+        name="__dcs_outer__",
+        args=ast.arguments(
+            posonlyargs=[], args=parameters, vararg=None, kwonlyargs=[], kw_defaults=[], kwarg=None, defaults=[]
+        ),
+        body=[inner],
+        decorator_list=[],
+    )
+    tree = ast.fix_missing_locations(ast.Module(body=[outer], type_ignores=[]))
+    pending: list[types.CodeType] = [compile(tree, filename, "exec", dont_inherit=True)]
+    while pending:
+        code = pending.pop(0)
+        nested = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+        for candidate in nested:
+            if candidate.co_name == wanted:
+                return candidate
+        pending += nested
+    raise Refused("the changed function could not be compiled", where=filename, fix="report this model")
+
+

@@ -1,0 +1,124 @@
+"""What stands in a slot after an edit: deleted norms and replaced activations that had tensors of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["DeletedNorm", "ForgetTensors", "InPlace", "ReplacedActivation", "keep_hooks"]
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+_SETTING = (bool, int, float, str, type(None))
+
+
+class _DropsKeys(nn.Module):
+    """Ignores the keys of the module that was here when an old checkpoint is loaded."""
+
+    def __init__(self, old_keys: Iterable[str]) -> None:
+        super().__init__()
+        self.old_keys = tuple(old_keys)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for key in self.old_keys:
+            state_dict.pop(prefix + key, None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class DeletedNorm(_DropsKeys):
+    """Passes its input on where a normalization was: ``norm(x) → x``.
+
+    Parameters
+    ----------
+    old
+        The normalization; its plain settings (``eps``, ``num_features``) stay readable, its tensors are None.
+    returns
+        Which positional argument comes out.
+    """
+
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+
+    def __init__(self, old: nn.Module | None = None, returns: int = 0) -> None:
+        super().__init__(old.state_dict().keys() if old is not None else ())
+        self.returns = returns
+        self.deleted = type(old).__name__ if old is not None else "normalization"
+        self.weight = self.bias = None
+        for name, value in vars(old).items() if old is not None else ():
+            if not name.startswith("_") and isinstance(value, _SETTING) and name not in ("training", "returns"):
+                setattr(self, name, value)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the tensor that would have been normalized."""
+        return args[self.returns] if len(args) > self.returns else next(iter(kwargs.values()))
+
+    def reset_parameters(self) -> None:
+        """Do nothing: there is nothing left to reset."""
+
+    def reset_running_stats(self) -> None:
+        """Do nothing: there is nothing left to reset."""
+
+    def extra_repr(self) -> str:
+        """Name what was deleted."""
+        return self.deleted
+
+
+class ReplacedActivation(_DropsKeys):
+    """An activation in place of one that had parameters (PReLU): old checkpoints still load, its keys are ignored."""
+
+    def __init__(self, activation: nn.Module, old_keys: Iterable[str]) -> None:
+        super().__init__(old_keys)
+        self.activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the new activation."""
+        result: torch.Tensor = self.activation(x)
+        return result
+
+
+class InPlace(nn.Module):
+    """Writes an activation's result into its input, as the in-place operator did that it replaces."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x``, changed."""
+        return x.copy_(self.activation(x.clone()))
+
+
+@dataclass(frozen=True)
+class ForgetTensors:
+    """Amendment for a norm with more inside (BatchNormAct2d): its own tensors are gone, their old keys are ignored."""
+
+    names: tuple[str, ...]
+
+    def members(self, cls: type[nn.Module]) -> dict[str, Any]:
+        """Return the loading method of the amended class."""
+        names = self.names
+
+        def _load_from_state_dict(module: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+            for name in names:
+                state_dict.pop(prefix + name, None)
+            cls._load_from_state_dict(module, state_dict, prefix, *rest)
+
+        return {"_load_from_state_dict": _load_from_state_dict}
+
+
+def keep_hooks(old: nn.Module, new: nn.Module) -> nn.Module:
+    """Give a stand-in the hooks and the mode of the module that it replaces."""
+    for name in _HOOKS:
+        vars(new)[name] = vars(old)[name]
+    return new.train(old.training)

@@ -1,0 +1,100 @@
+"""Amend a live module's class: a dynamic subclass that pickles, deep-copies and keeps ``isinstance``.
+
+An *amendment* is a small hashable, picklable value that says which members the subclass gets. What is pickled is the
+original class plus the amendments, so that unpickling derives the same subclass again; nothing refers to a class that
+no import can find.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from dcsurgery.errors import Refused
+
+__all__ = ["Amendment", "amend", "amended", "amendments_of", "original_class", "rebuild", "restore_class"]
+
+
+@runtime_checkable
+class Amendment(Protocol):
+    """What a dynamic subclass adds to a module class; must be hashable and picklable."""
+
+    def members(self, cls: type[nn.Module]) -> dict[str, Any]:
+        """Return the class attributes that the subclass of ``cls`` gets."""
+        ...
+
+
+_CLASSES: dict[tuple[type[nn.Module], Amendment], type[nn.Module]] = {}
+_LOCK = threading.Lock()
+
+
+def amended(cls: type[nn.Module], amendment: Amendment) -> type[nn.Module]:
+    """Return the subclass of ``cls`` that carries ``amendment``; the same one for equal amendments.
+
+    Raises
+    ------
+    Refused
+        If ``cls`` pickles itself in its own way, so that a subclass could not be restored.
+    """
+    with _LOCK:
+        known = _CLASSES.get((cls, amendment))
+    if known is not None:
+        return known
+    if not amendments_of(cls):
+        for name in ("__reduce__", "__reduce_ex__"):
+            if getattr(cls, name) is not getattr(object, name):
+                raise Refused(
+                    f"class {cls.__qualname__} defines {name}, so an edited subclass of it could not be saved",
+                    fix="replace the class's own child modules instead, or leave the site out with --exclude",
+                )
+    members = {
+        **amendment.members(cls),
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__reduce_ex__": _reduce_ex,
+        "_dcsurgery_original": original_class(cls),
+        "_dcsurgery_amendments": (*amendments_of(cls), amendment),
+    }
+    new: type[nn.Module] = type(cls)(cls.__name__, (cls,), members)
+    with _LOCK:
+        return _CLASSES.setdefault((cls, amendment), new)
+
+
+def amend(module: nn.Module, amendment: Amendment) -> Callable[[], None]:
+    """Give a live module an amended class; return the function that undoes it."""
+    before = module.__class__
+    module.__class__ = amended(before, amendment)
+    return lambda: restore_class(module, before)
+
+
+def restore_class(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Give a module back a class it had before."""
+    module.__class__ = cls
+
+
+def amendments_of(obj: nn.Module | type[nn.Module]) -> tuple[Amendment, ...]:
+    """Return the amendments that a module or class carries, in the order in which they were made."""
+    return getattr(obj, "_dcsurgery_amendments", ())
+
+
+def original_class(obj: nn.Module | type[nn.Module]) -> type[nn.Module]:
+    """Return the class as its author wrote it, below all amendments."""
+    cls = obj if isinstance(obj, type) else type(obj)
+    return cls.__dict__.get("_dcsurgery_original", cls) if amendments_of(cls) else cls
+
+
+def rebuild(cls: type[nn.Module], amendments: tuple[Amendment, ...]) -> nn.Module:
+    """Make an empty instance of an amended class: what pickle and deepcopy call before they restore the state."""
+    for amendment in amendments:
+        cls = amended(cls, amendment)
+    return cls.__new__(cls)
+
+
+def _reduce_ex(self: nn.Module, protocol: int) -> tuple[Any, ...]:
+    # object's own reduction honours a user-defined __getstate__; only the constructor is exchanged.
+    _, _, state, *rest = object.__reduce_ex__(self, max(protocol, 2))
+    return (rebuild, (original_class(self), amendments_of(self)), state, *rest)

@@ -1,0 +1,275 @@
+"""The one who holds the knife: realise single edits on live modules, and undo them."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from dcsurgery.activations import IReLU, activation_by_name, irelu
+from dcsurgery.calls import GatedLinear, is_inplace
+from dcsurgery.catalog import is_norm_fusion, operator_named
+from dcsurgery.errors import Refused
+from dcsurgery.interception import InterceptCalls
+from dcsurgery.recurrent import UnfuseRecurrent
+from dcsurgery.rewriting import CallEdit, RewriteCalls
+from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, NodePlace, Place
+from dcsurgery.standins import DeletedNorm, ForgetTensors, InPlace, ReplacedActivation, keep_hooks
+from dcsurgery.subclass import Amendment, amend, amended, amendments_of, original_class, restore_class
+from dcsurgery.tree import get_path, join, replace_slot
+
+__all__ = ["Replacement", "Surgeon"]
+
+Replacement = str | nn.Module
+Undo = Callable[[], None]
+
+
+class Surgeon:
+    """Edits one live model. Calls in source are collected and rewritten together by `finish`.
+
+    Attributes
+    ----------
+    how
+        Name of a site's place to the way its edit was realised, filled by `finish`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.how: dict[Place, str] = {}
+        self._undo: list[Undo] = []
+        self._calls: defaultdict[str, list[tuple[CallPlace, CallEdit]]] = defaultdict(list)
+        self._fused: defaultdict[str, list[tuple[str, Replacement]]] = defaultdict(list)
+        self._touched: set[str] = set()
+
+    def module(self, path: str) -> nn.Module:
+        """Return the module at a path.
+
+        Raises
+        ------
+        BadInput
+            If there is none.
+        """
+        found = get_path(self.model, path) if path else self.model
+        if not isinstance(found, nn.Module):
+            raise Refused(f"{path!r} is a {type(found).__name__}, not a module", fix="plan again")
+        return found
+
+    def replace(self, place: Place, operator: str, replacement: Replacement) -> None:
+        """Put an activation where ``operator`` is applied: ``act(x) → replacement(x)``."""
+        match place:
+            case ModulePlace(owner, slot):
+                self._put(owner, slot, lambda old: _module_for(old, operator, replacement), "module swapped")
+            case AttributePlace(owner, attribute):
+                self._put(owner, attribute, lambda old: _callable_for(old, replacement), "attribute swapped")
+            case CallPlace(owner):
+                edit = CallEdit(place.chains, operator, _without_parameters(replacement))
+                self._calls[owner].append((place, edit))
+            case NodePlace(owner, node):
+                self._edit_node(owner, node, operator, replacement)
+            case FusedPlace(owner, inside):
+                self._fused[owner].append((inside, _without_parameters(replacement)))
+        self._touched.add(place.owner)
+
+    def delete(self, place: Place, operator: str) -> None:
+        """Take a normalization out: ``norm(x) → x``."""
+        returns = operator_named(operator).returns
+        match place:
+            case ModulePlace(owner, slot):
+                self._put(owner, slot, lambda old: keep_hooks(old, DeletedNorm(old, returns)), "module deleted")
+            case AttributePlace(owner, attribute):
+                self._put(owner, attribute, lambda old: _deleted(old, returns), "attribute deleted")
+            case CallPlace(owner):
+                self._calls[owner].append((place, CallEdit(place.chains, operator, None)))
+            case NodePlace(owner, node):
+                self._edit_node(owner, node, operator, None)
+            case FusedPlace():
+                raise Refused(
+                    f"the {operator} inside {place.inside} cannot be deleted", where=place.owner, fix="exclude it"
+                )
+        self._touched.add(place.owner)
+
+    def put(self, owner: str, slot: str, new: Any) -> None:
+        """Put anything into a slot."""
+        self._undo.append(replace_slot(self.module(owner), slot, new))
+
+    def amend(self, path: str, amendment: Amendment) -> None:
+        """Give the module at a path an amended class."""
+        self._undo.append(amend(self.module(path), amendment))
+
+    def remember(self, undo: Undo) -> None:
+        """Add an edit that the caller made itself to the undo log."""
+        self._undo.append(undo)
+
+    def finish(self) -> None:
+        """Rewrite the collected calls and switch off fast paths that would go around an edit."""
+        for owner, entries in self._calls.items():
+            self._rewrite(self.module(owner), entries)
+        for owner, replacements in self._fused.items():
+            self.amend(owner, UnfuseRecurrent(tuple(replacements)))
+        self._leave_fast_paths()
+        self._calls.clear()
+        self._fused.clear()
+
+    def undo(self) -> None:
+        """Take every edit back, last one first."""
+        while self._undo:
+            self._undo.pop()()
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _put(self, owner: str, slot: str, make: Callable[[Any], Any], how: str) -> None:
+        old = get_path(self.model, join(owner, slot))
+        self.put(owner, slot, make(old))
+        self.how[ModulePlace(owner, slot) if how.startswith("module") else AttributePlace(owner, slot)] = how
+
+    def _rewrite(self, module: nn.Module, entries: list[tuple[CallPlace, CallEdit]]) -> None:
+        edits = [edit for _, edit in entries]
+        how = "call rewritten"
+        before = type(module)
+        earlier = amendments_of(module)
+        rewritten = [a for a in earlier if isinstance(a, RewriteCalls)]
+        # All rewriting starts from the author's class: what was rewritten before is rewritten again, then the rest.
+        known = [edit for a in rewritten for edit in a.edits]
+        amendment: Amendment
+        try:
+            amendment = RewriteCalls.of(known + edits)
+            cls = amended(original_class(before), amendment)
+        except Refused:
+            if any(len(edit.chains[0]) == 0 for edit in edits):
+                raise
+            how = "call intercepted"
+            cls = amended(before, InterceptCalls(tuple(edits)))
+        else:
+            for other in earlier:
+                if not isinstance(other, RewriteCalls):
+                    cls = amended(cls, other)
+        module.__class__ = cls
+        self._undo.append(lambda: restore_class(module, before))
+        self.how.update({place: how for place, _ in entries})
+        if any(edit.replacement is None for edit in edits) and is_norm_fusion(module):
+            self._forget_tensors(module)
+
+    def _forget_tensors(self, module: nn.Module) -> None:
+        """Drop the tensors of a norm whose body goes on without it; what else it holds stays."""
+        parameters = {n: p for n, p in module._parameters.items() if p is not None}
+        buffers = {n: b for n, b in module._buffers.items() if b is not None}
+        for name in parameters:
+            module._parameters[name] = None
+        for name in buffers:
+            module._buffers[name] = None
+
+        def undo() -> None:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+
+        self._undo.append(undo)
+        self._undo.append(amend(module, ForgetTensors((*parameters, *buffers))))
+
+    def _edit_node(self, owner: str, name: str, operator: str, replacement: Replacement | None) -> None:
+        module = self.module(owner)
+        if not isinstance(module, fx.GraphModule):
+            raise Refused("not a GraphModule", where=owner or "(model)", fix="plan again")
+        node = next((n for n in module.graph.nodes if n.name == name), None)
+        if node is None:
+            raise Refused(f"its graph has no node {name!r}", where=owner or "(model)", fix="plan again")
+        before = copy.deepcopy(module.graph)
+        children = set(module._modules)
+        with module.graph.inserting_before(node):
+            source = node.all_input_nodes[0]
+            new = source if replacement is None else _activation_node(module, node, source, operator, replacement)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+        module.graph.erase_node(node)
+        module.recompile()
+
+        def undo() -> None:
+            module.graph = before
+            for child in set(module._modules) - children:
+                del module._modules[child]
+
+        self._undo.append(undo)
+        self.how[NodePlace(owner, name)] = "graph node replaced" if replacement is not None else "graph node deleted"
+
+    def _leave_fast_paths(self) -> None:
+        """The fused transformer kernels read the flags below and go around any edited activation or norm."""
+        for path, module in self.model.named_modules():
+            touched = [p for p in self._touched if p == path or p.startswith(f"{path}." if path else "")]
+            if isinstance(module, nn.TransformerEncoderLayer) and touched:
+                self._set(module, "activation_relu_or_gelu", 0)
+            elif isinstance(module, nn.TransformerEncoder) and touched:
+                self._set(module, "enable_nested_tensor", False)
+                self._set(module, "use_nested_tensor", False)
+
+    def _set(self, module: nn.Module, name: str, value: Any) -> None:
+        missing = object()
+        old = vars(module).get(name, missing)
+        vars(module)[name] = value
+
+        def undo() -> None:
+            if old is missing:
+                vars(module).pop(name, None)
+            else:
+                vars(module)[name] = old
+
+        self._undo.append(undo)
+
+
+def _fresh(replacement: Replacement) -> nn.Module:
+    return copy.deepcopy(replacement) if isinstance(replacement, nn.Module) else activation_by_name(replacement)
+
+
+def _module_for(old: Any, operator: str, replacement: Replacement) -> nn.Module:
+    new = _fresh(replacement)
+    if operator == "glu":
+        new = GatedLinear(new, getattr(old, "dim", -1))
+    elif getattr(old, "inplace", False) is True:
+        new = IReLU(inplace=True) if isinstance(new, IReLU) else InPlace(new)
+    keys = old.state_dict().keys() if isinstance(old, nn.Module) else ()
+    if keys:
+        new = ReplacedActivation(new, keys)
+    return keep_hooks(old, new) if isinstance(old, nn.Module) else new
+
+
+def _callable_for(old: Any, replacement: Replacement) -> Any:
+    if isinstance(old, nn.Module):
+        return _module_for(old, "", replacement)
+    keywords = getattr(old, "keywords", {})
+    inner = getattr(old, "func", old)
+    if is_inplace(inner, (), keywords):
+        return InPlace(_fresh(replacement))
+    return irelu if replacement == "irelu" else _fresh(replacement)
+
+
+def _deleted(old: Any, returns: int) -> nn.Module:
+    if isinstance(old, nn.Module):
+        return keep_hooks(old, DeletedNorm(old, returns))
+    return DeletedNorm(None, returns)
+
+
+def _without_parameters(replacement: Replacement) -> Replacement:
+    if isinstance(replacement, nn.Module) and replacement.state_dict():
+        raise Refused(
+            f"{type(replacement).__name__} has parameters or buffers, and a call in source code has no place for them",
+            fix="use an activation without parameters, or select module sites only",
+        )
+    return replacement
+
+
+def _activation_node(
+    module: fx.GraphModule, node: fx.Node, source: fx.Node, operator: str, replacement: Replacement
+) -> fx.Node:
+    keywords = {k: v for k, v in node.kwargs.items() if not isinstance(v, fx.Node)}
+    target = getattr(torch.Tensor, str(node.target), None) if node.op == "call_method" else node.target
+    if replacement == "irelu" and operator != "glu" and not is_inplace(target, node.args, keywords):
+        return module.graph.call_function(irelu, (source,))
+    new = _fresh(replacement)
+    if operator == "glu":
+        new = GatedLinear(new, int(node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else -1)))  # type: ignore[arg-type]
+    elif is_inplace(target, node.args, keywords):
+        new = InPlace(new)
+    number = sum(1 for name, _ in module.named_children() if name.startswith("dcs_activation_"))
+    module.add_module(f"dcs_activation_{number}", new)
+    return module.graph.call_module(f"dcs_activation_{number}", (source,))

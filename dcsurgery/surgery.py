@@ -1,0 +1,210 @@
+"""Surgery: a plan applied to a model, with its report, key map and the way back."""
+
+from __future__ import annotations
+
+import copy
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dcsurgery.errors import BadInput, CheckFailed, PlanMismatch, SurgeryError
+from dcsurgery.identity import fingerprint_of, structure_of
+from dcsurgery.plans import Edit, Plan
+from dcsurgery.report import Report
+from dcsurgery.sites import FusedPlace
+from dcsurgery.subclass import original_class
+from dcsurgery.surgeon import Surgeon
+
+if TYPE_CHECKING:
+    from dcsurgery.passes.pipeline import Pipeline
+
+__all__ = ["KeyMap", "Surgery", "apply_plan", "operate"]
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """State_dict keys before and after, both ways.
+
+    Attributes
+    ----------
+    kept
+        Keys that both models have.
+    deleted
+        Keys of the original that went with deleted norms and replaced activations.
+    added
+        Keys that the edits brought (``label_scale``, a bias from a folded norm).
+    """
+
+    kept: tuple[str, ...]
+    deleted: tuple[str, ...]
+    added: tuple[str, ...]
+
+    def forward(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an original checkpoint's state_dict without the deleted keys."""
+        return {key: value for key, value in state_dict.items() if key not in self.deleted}
+
+    def backward(self, state_dict: Mapping[str, Any], original: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an edited model's state_dict for the original model; deleted tensors are taken from ``original``."""
+        kept = {key: value for key, value in state_dict.items() if key not in self.added}
+        return {**kept, **{key: original[key] for key in self.deleted}}
+
+    def to_dict(self) -> dict[str, list[str]]:
+        """Return the map as plain JSON types."""
+        return {"kept": list(self.kept), "deleted": list(self.deleted), "added": list(self.added)}
+
+
+@dataclass
+class Surgery:
+    """What `apply` and `transform` return.
+
+    Attributes
+    ----------
+    model
+        The edited model.
+    plan
+        What was planned.
+    report
+        What was done, what was left alone, and every check.
+    key_map
+        State_dict keys before and after.
+    """
+
+    model: nn.Module
+    plan: Plan
+    report: Report
+    key_map: KeyMap
+    _surgeon: Surgeon
+    _original: nn.Module | None = None
+
+    def undo(self) -> nn.Module:
+        """Take the edits back and return the original.
+
+        Out of place that is the model that was handed in, untouched; in place the same object, its edits undone in
+        reverse order (tensors that were trained since keep their new values).
+        """
+        if self._original is not None:
+            return self._original
+        self._surgeon.undo()
+        return self._surgeon.model
+
+    def __str__(self) -> str:
+        return f"{self.plan}\n{self.report}"
+
+    def _repr_html_(self) -> str:
+        items = "".join(f"<li>{html.escape(str(edit))}</li>" for edit in self.plan.edits)
+        rows = "".join(f"<tr><td>{c.name}</td><td>{c.status}</td><td>{html.escape(c.reason)}</td></tr>" for c in self.report)
+        return f"<p>{html.escape(self.plan.model)}</p><ul>{items}</ul><table>{rows}</table>"
+
+
+def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surgery:
+    """Apply a plan.
+
+    Parameters
+    ----------
+    model
+        The model that the plan was made for, or another instance of the same structure (other weights, another dtype).
+    plan
+        The edits.
+    inplace
+        Edit ``model`` itself instead of a copy.
+
+    Raises
+    ------
+    PlanMismatch
+        If the plan was made for another structure.
+    Refused
+        If an edit cannot be made; then nothing is changed.
+    """
+    from dcsurgery.passes.base import pass_for
+
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"not a model: {type(model).__name__}", fix="pass a torch.nn.Module")
+    _check_fits(model, plan)
+    before = tuple(model.state_dict())
+    surgeon = Surgeon(model if inplace else _copied(model))
+    try:
+        for edit in plan.edits:
+            owner = pass_for(edit.action)
+            if owner is None:
+                raise BadInput(f"no pass makes the edit {edit.action!r}", where=edit.site or plan.model, fix="plan again")
+            owner.realise(surgeon, edit)
+        surgeon.finish()
+    except SurgeryError:
+        surgeon.undo()
+        raise
+    report = Report(done=tuple(_done(edit, surgeon) for edit in plan.edits), warnings=plan.notes)
+    keys = _key_map(before, tuple(surgeon.model.state_dict()))
+    return Surgery(surgeon.model, plan, report, keys, surgeon, None if inplace else model)
+
+
+def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *, inplace: bool = False) -> Surgery:
+    """Plan, apply and check: what `Pipeline` and `transform` do.
+
+    Raises
+    ------
+    CheckFailed
+        If a check fails; with ``inplace`` the edits are undone first.
+    """
+    from dcsurgery.census import take_census
+    from dcsurgery.verification import check_surgery
+
+    census = take_census(model, example_inputs)
+    plan = pipeline.plan(model, census=census)
+    original = _copied(model) if inplace else model
+    surgery = apply_plan(model, plan, inplace=inplace)
+    selected = {edit.site for edit in plan.edits}
+    alone = tuple(f"{s.name}: {s.operator} {s.reason or '(not selected)'}" for s in census if s.name not in selected)
+    checks, warnings = check_surgery(original, surgery, census, example_inputs)
+    report = surgery.report
+    surgery.report = Report(tuple(checks), report.done, alone, (*report.warnings, *warnings))
+    if not surgery.report.ok:
+        failed = surgery.report.failures[0]
+        if inplace:
+            surgery.undo()
+        raise CheckFailed(
+            f"check {failed.name!r} failed: {failed.reason}", surgery.report, where=census.model, fix="see the report"
+        )
+    return surgery
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # noqa: BLE001 - user code runs in deepcopy
+        raise BadInput(
+            f"the model cannot be copied: {type(error).__name__}: {error}",
+            where=type(model).__name__,
+            fix="edit it with inplace=True, or build it anew",
+        ) from None
+
+
+def _check_fits(model: nn.Module, plan: Plan) -> None:
+    if not plan.fingerprint or plan.fingerprint == fingerprint_of(model):
+        return
+    name = original_class(model).__name__
+    if plan.model and plan.model != name:
+        detail = f"it was made for a {plan.model}, this is a {name}"
+    else:
+        detail = f"this {name} has other modules or tensors ({len(structure_of(model))} lines of structure)"
+    raise PlanMismatch(f"the plan does not fit the model: {detail}", fix="make a plan for this model: dcsurgery plan")
+
+
+def _done(edit: Edit, surgeon: Surgeon) -> str:
+    how = surgeon.how.get(edit.place) if edit.place is not None else None
+    if isinstance(edit.place, FusedPlace):
+        how = "kernel opened"
+    return f"{edit}{f' ({how})' if how else ''}"
+
+
+def _key_map(before: tuple[str, ...], after: tuple[str, ...]) -> KeyMap:
+    old, new = set(before), set(after)
+    return KeyMap(
+        tuple(key for key in before if key in new),
+        tuple(key for key in before if key not in new),
+        tuple(key for key in after if key not in old),
+    )
+
+

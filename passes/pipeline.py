@@ -1,0 +1,108 @@
+"""``Pipeline([pass, pass, …])(model, example_inputs)``: plan, apply and check several passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dcsurgery.census import Census, take_census
+from dcsurgery.errors import BadInput, NothingMatched
+from dcsurgery.identity import fingerprint_of
+from dcsurgery.passes.base import Pass
+from dcsurgery.plans import Edit, Plan
+from dcsurgery.subclass import original_class
+
+if TYPE_CHECKING:
+    from dcsurgery.surgery import Surgery
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """Passes that are planned on one census and applied in their order.
+
+    Parameters
+    ----------
+    passes
+        The passes; none at all is the identity.
+    allow_empty
+        A plan without edits although passes were given is no error.
+    """
+
+    def __init__(self, passes: Sequence[Pass], *, allow_empty: bool = False) -> None:
+        for entry in passes:
+            if not isinstance(entry, Pass):
+                raise BadInput(f"not a pass: {entry!r}", fix="give instances of dcsurgery.passes.Pass")
+        self.passes = tuple(passes)
+        self.allow_empty = allow_empty
+
+    @property
+    def preserves(self) -> frozenset[str]:
+        """What every pass of the pipeline preserves."""
+        kept = frozenset({"values", "derivatives", "keys"})
+        for entry in self.passes:
+            kept &= entry.preserves
+        return kept
+
+    def plan(self, model: nn.Module, example_inputs: Any = None, *, census: Census | None = None) -> Plan:
+        """Plan every pass; changes nothing.
+
+        Raises
+        ------
+        NothingMatched
+            If there are passes and none of them has an edit.
+        """
+        if census is None:
+            census = take_census(model, example_inputs)
+        edits: list[Edit] = []
+        notes: list[str] = []
+        unedited: list[str] = []
+        for entry in self.passes:
+            part = entry.plan(model, census)
+            clash = {edit.site for edit in part.edits if edit.site} & {edit.site for edit in edits if edit.site}
+            if clash:
+                raise BadInput(
+                    f"two passes edit the same site: {', '.join(sorted(clash)[:3])}", fix="exclude it from one of them"
+                )
+            edits += part.edits
+            notes += part.notes
+            unedited += part.unedited
+            if not part.edits:
+                notes.append(f"{type(entry).__name__} matched nothing")
+        if self.passes and not edits and not unedited and not self.allow_empty:
+            roles = f"{len(census.activations)} activations, {len(census.normalizations)} normalizations"
+            raise NothingMatched(
+                f"no site matched any of the edits ({'; '.join(notes)})",
+                where=census.model,
+                fix=f"the model has {roles}; see dcsurgery inspect, or allow an empty plan",
+            )
+        return Plan(
+            tuple(edits),
+            original_class(model).__name__,
+            fingerprint_of(model),
+            {"passes": [_describe(entry) for entry in self.passes]},
+            tuple(notes),
+            tuple(unedited),
+        )
+
+    def __call__(self, model: nn.Module, example_inputs: Any = None, *, inplace: bool = False) -> Surgery:
+        """Plan, apply and check.
+
+        Raises
+        ------
+        CheckFailed
+            If a check of the edited model fails; the error carries the report.
+        """
+        from dcsurgery.surgery import operate
+
+        return operate(model, self, example_inputs, inplace=inplace)
+
+
+def _describe(entry: Pass) -> dict[str, Any]:
+    described = {"pass": type(entry).__name__, **entry.selection.describe()}
+    for name in ("name", "gates", "C"):
+        if hasattr(entry, name):
+            described[{"name": "activation"}.get(name, name)] = getattr(entry, name)
+    return described

@@ -1,0 +1,41 @@
+"""Models, data and training that put the edits to the test."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+#: Where each public name lives; PyG is imported when the first of them is used.
+_HOMES = {
+    "Entry": "registry",
+    "available": "registry",
+    "build": "registry",
+    "build_from_config": "registry",
+    "config_of": "registry",
+    "save_checkpoint": "registry",
+    "load_npz": "data.molecules",
+    "ethanol": "data.molecules",
+    "train": "training",
+}
+
+__all__ = [
+    "Entry",
+    "available",
+    "build",
+    "build_from_config",
+    "config_of",
+    "ethanol",
+    "load_npz",
+    "save_checkpoint",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

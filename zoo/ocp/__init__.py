@@ -1,0 +1,1 @@
+"""Energy models of molecules and surfaces, with the neighbour graphs they need."""
