@@ -10,7 +10,7 @@ a block; several blocks show how well it repeats.
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import math
 import os
 import platform
@@ -194,7 +194,7 @@ def report(tables: str, verdict: str, command: str, options: argparse.Namespace)
 * `saved`: bytes of distinct tensors that autograd keeps over the input's bytes, for the first-order graph, and with
   the graph of the gradient (which keeps the incoming gradient as well).
 * `ms`: median time of all three stages; depends on the load, compare ratios only.
-* Measured {datetime.date.today().isoformat()}; {os.cpu_count()} cores ({platform.machine()}), load average {load};
+* Measured {dt.datetime.now(tz=dt.UTC).date()}; {os.cpu_count()} cores ({platform.machine()}), load average {load};
   torch {torch.__version__}, Python {platform.python_version()}.
 * Command: `{command}`
 """

@@ -19,6 +19,7 @@ from dcsurgery.report import Check
 __all__ = ["check_derivatives"]
 
 _NAMES = {1: "gradcheck", 2: "gradgradcheck", 3: "third derivative"}
+_GROUPS = 4
 _LIMIT = 1e-5  # absolute and relative, of the projected Jacobian
 
 
@@ -91,16 +92,32 @@ def _prepare(model: nn.Module, example_inputs: Any) -> tuple[Function, tuple[tor
     used = torch.autograd.grad(
         sum(o.sum() for o in outputs), tensors, allow_unused=True  # type: ignore[arg-type]
     )
-    free = tuple(t for t, g in zip(tensors, used, strict=True) if g is not None)
-    position = [i for i, g in enumerate(used) if g is not None]
+    positions = [i for i, gradient in enumerate(used) if gradient is not None]
+    groups = _groups(positions, len(wanted))
+    return _of_groups(function, tensors, groups), tuple(_flat([tensors[i] for i in group]) for group in groups)
 
-    def of_used(*chosen: torch.Tensor) -> tuple[torch.Tensor, ...]:
+
+def _groups(positions: list[int], inputs: int) -> list[list[int]]:
+    """Return each input alone and the parameters in a few groups: every group costs two runs of the model."""
+    parameters = [i for i in positions if i >= inputs]
+    groups = [[i] for i in positions if i < inputs] + [parameters[k::_GROUPS] for k in range(_GROUPS)]
+    return [group for group in groups if group]
+
+
+def _flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([t.detach().reshape(-1) for t in tensors]).requires_grad_()
+
+
+def _of_groups(function: Function, tensors: list[torch.Tensor], groups: list[list[int]]) -> Function:
+    def of_groups(*vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         every = [t.detach() for t in tensors]
-        for index, tensor in zip(position, chosen, strict=True):
-            every[index] = tensor
+        for group, vector in zip(groups, vectors, strict=True):
+            pieces = vector.split([tensors[i].numel() for i in group])
+            for index, piece in zip(group, pieces, strict=True):
+                every[index] = piece.view(tensors[index].shape)
         return function(*every)
 
-    return of_used, free
+    return of_groups
 
 
 def _check(function: Function, tensors: tuple[torch.Tensor, ...], order: int) -> Check:
@@ -119,7 +136,7 @@ def _check(function: Function, tensors: tuple[torch.Tensor, ...], order: int) ->
         text = (str(error).splitlines() or [""])[0]
         return Check(name, "skip", reason=f"an operator has no derivative of this order: {text[:120]}")
     count = sum(t.numel() for t in tensors)
-    return Check(name, "pass", None, _LIMIT, f"{len(tensors)} tensors, {count} numbers, float64")
+    return Check(name, "pass", None, _LIMIT, f"{count} numbers in {len(tensors)} groups, float64")
 
 
 def _gradient(function: Function) -> Function:

@@ -7,7 +7,7 @@ import io
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -71,6 +71,19 @@ class Operators(TorchDispatchMode):
 
 class Marked(torch.Tensor):
     """A subclass with torch's default behaviour."""
+
+
+class Watched(torch.Tensor):
+    """A subclass that looks at operators, below autograd."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    seen: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.seen.append(func.__name__)
+        with torch._C._DisableTorchDispatch():
+            return func(*args, **(kwargs or {}))
 
 
 class Net(nn.Module):
@@ -256,6 +269,13 @@ def test_torch_function_mode_sees_one_call() -> None:
         y = irelu(x)
     assert recorder.seen == [irelu]
     assert torch.equal(y.detach(), expected(POINTS)[0])
+
+
+def test_operator_watching_subclass_sees_plain_operators() -> None:
+    x = POINTS.clone().as_subclass(Watched).requires_grad_()
+    Watched.seen.clear()
+    irelu(x)
+    assert "relu.default" in Watched.seen and "addcmul.default" not in Watched.seen
 
 
 def test_dispatch_mode_sees_plain_operators() -> None:

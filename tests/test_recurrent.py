@@ -287,20 +287,24 @@ class Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("kind", CELLS)
-def test_no_kernel_with_the_replaced_operator_runs_forward_or_backward(kind):
-    operator = "relu" if kind == "rnn-relu" else "tanh"
+@pytest.mark.parametrize(
+    ("kind", "operator", "kernels", "replacement"),
+    [
+        ("lstm", "tanh", {"tanh", "tanh_backward"}, "irelu"),
+        ("lstm", "sigmoid", {"sigmoid", "sigmoid_backward"}, "irelu"),
+        ("gru", "tanh", {"tanh", "tanh_backward"}, "irelu"),
+        ("rnn-tanh", "tanh", {"tanh", "tanh_backward"}, "irelu"),
+        ("rnn-relu", "relu", {"relu", "threshold_backward"}, nn.SiLU()),
+    ],
+)
+def test_no_kernel_of_the_replaced_operator_runs_forward_or_backward(kind, operator, kernels, replacement):
     for module, x in ((sequence(kind), leaf(STEPS, BATCH, INPUT)), (cell(kind), leaf(BATCH, INPUT))):
-        for amendment, there in (
-            (UnfuseRecurrent(()), True),
-            (UnfuseRecurrent(((operator, "integrated-elu"),)), False),
-        ):
+        for amendment, left in ((UnfuseRecurrent(()), kernels), (UnfuseRecurrent(((operator, replacement),)), set())):
             new = opened(module, amendment)
-            with Kernels() as kernels:
+            with Kernels() as watch:
                 gradients(new, new(x), [x])
-            assert (operator in kernels.seen) == there
-            assert any(name.startswith(("tanh", "threshold")) for name in kernels.seen) == there
-            assert not {name for name in kernels.seen if name.startswith(("lstm", "gru", "rnn", "mkldnn", "_thnn"))}
+            assert watch.seen & kernels == left
+            assert not {name for name in watch.seen if name.startswith(("lstm", "gru", "rnn", "mkldnn", "_thnn"))}
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -328,6 +332,17 @@ def test_derivatives_pass_through_packed_sequences():
     x = leaf(STEPS, BATCH, INPUT)
     assert gradcheck(run, x, fast_mode=True)
     assert gradgradcheck(run, x, fast_mode=True)
+
+
+def test_export_and_vmap_see_the_replacement():
+    module, x = opened(sequence("lstm"), IRELU), leaf(2, BATCH, INPUT).detach()
+    program = torch.export.export(module, (x,))
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "aten.sigmoid.default" in called
+    assert not {name for name in called if name.startswith(("aten.tanh", "aten.lstm"))}
+    assert_equal(program.module()(x), module(x))
+    each = torch.func.vmap(lambda sequence: module(sequence)[0], in_dims=1, out_dims=1)
+    assert_equal(each(x), module(x)[0])
 
 
 # -- contracts of the module -----------------------------------------------------------------------------------------

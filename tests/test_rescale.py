@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 from collections import OrderedDict
@@ -444,6 +445,21 @@ def test_exports_with_its_own_parameter_names() -> None:
     assert "label_scale" in program.state_dict
     more = points(9)
     torch.testing.assert_close(program.module()(more, shift=1.0), model(more, shift=1.0))
+
+
+def test_signature_is_the_model_s_own_and_scaled() -> None:
+    assert str(inspect.signature(rescaled(energy_model()).forward)) == (
+        "(x: 'Tensor', shift: 'float' = 0.0, *, scaled: 'bool' = False) -> 'Tensor'"
+    )
+
+    class Anything(nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return args[0] * kwargs["by"]
+
+    model, x = rescaled(Anything()), points()
+    assert list(inspect.signature(model.forward).parameters) == ["args", "scaled", "kwargs"]
+    assert torch.equal(model(x, by=2), 2 * C * x)
+    assert torch.equal(model(x, by=2, scaled=True), 2 * x)
 
 
 def test_symbolic_trace_sees_the_model_s_own_arguments() -> None:

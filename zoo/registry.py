@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -61,14 +61,15 @@ class Entry:
         module, name = self.class_path.split(":")
         return getattr(import_module(module), name)
 
-    @cached_property
-    def parameters(self) -> dict[str, int]:
-        """Number of parameters of each size, counted without allocating or initializing them twice."""
-        counts = {}
-        for size in self.sizes:
-            with torch.random.fork_rng(devices=[]):
-                counts[size] = sum(parameter.numel() for parameter in build(self.name, size).parameters())
-        return counts
+    def parameters(self, size: str) -> int:
+        """Return the number of parameters; the model is built for it, once, without touching the random numbers."""
+        return _count(self.name, size)
+
+
+@cache
+def _count(name: str, size: str) -> int:
+    with torch.random.fork_rng(devices=[]):
+        return sum(parameter.numel() for parameter in build(name, size).parameters())
 
 
 _SCHNET = "dcsurgery.zoo.ocp.pyg_models:SchNet"

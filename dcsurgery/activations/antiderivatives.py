@@ -175,7 +175,7 @@ def integral_of_leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 
 def integral_of_elu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    """Return x²/2 for x > 0 and α (eˣ - 1 - x) elsewhere."""
+    """Return x²/2 for x > 0 and alpha (eˣ - 1 - x) elsewhere."""
     if alpha == 0:
         return _irelu(x)
     left = _near_or_far(

@@ -24,7 +24,7 @@ def only_autograd_watches(x: Tensor) -> bool:
         and type(x) in (Tensor, nn.Parameter)
         and x.layout is torch.strided
         and not x.is_nested
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._functorch.is_legacy_batchedtensor(x)  # is_grads_batched, jacobian(vectorize=True)
         and forward_ad._current_level < 0

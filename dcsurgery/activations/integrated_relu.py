@@ -81,7 +81,7 @@ def irelu(x: Tensor) -> Tensor:
     BadInput
         If ``x`` is not a real floating-point tensor.
     """
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         if has_torch_function_unary(x):
             return handle_torch_function(irelu, (x,), x)
         require_floating(x, "irelu")

@@ -21,12 +21,12 @@ from dcsurgery.sites import CallStep
 from dcsurgery.source import CodeKey, code_key, instruction_end
 from dcsurgery.subclass import original_class
 
-__all__ = ["Origin", "chain_of", "is_library_file", "method_codes", "origin_of", "short_file"]
+__all__ = ["BOUNDARIES", "Origin", "chain_of", "is_library_file", "method_codes", "origin_of", "short_file"]
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _CORE = str(Path(__file__).parent.parent) + os.sep
 _ZOO = os.path.join(_CORE, "zoo") + os.sep  # the zoo's models are models like any other
-_BOUNDARIES = {
+BOUNDARIES = {
     nn.Module._call_impl.__code__,
     nn.Module._wrapped_call_impl.__code__,
     torch.fx.Tracer.trace.__code__,
@@ -107,7 +107,7 @@ def origin_of(frame: types.FrameType | None) -> Origin:
     library_module: nn.Module | None = None
     function_class: type | None = None
     inner: types.FrameType | None = None
-    while frame is not None and frame.f_code not in _BOUNDARIES:
+    while frame is not None and frame.f_code not in BOUNDARIES:
         code = frame.f_code
         if not is_library_file(code.co_filename):
             users.append(frame)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dcsurgery.capture.graphs import Key
-from dcsurgery.capture.origin import Origin, chain_of, method_codes, short_file
+from dcsurgery.capture.origin import BOUNDARIES, Origin, chain_of, is_library_file, method_codes, short_file
 from dcsurgery.catalog import Match
 from dcsurgery.recognition import is_library_code, recognise
 from dcsurgery.source import calls_in, code_key, instruction_end, parse
@@ -35,6 +35,7 @@ class Places:
         self._function_matches: dict[types.CodeType, tuple[Any, Match | None]] = {}
         self.slots: list[Slot] = []
         self.closed: list[str] = []  # paths of recognised modules: nothing below is a site of its own
+        self._slot_codes: set[types.CodeType] = set()
         inside: set[str] = set()  # modules below a recognised one belong to it
         for slot in self.tree.slots:
             if slot.owner in inside:
@@ -47,6 +48,9 @@ class Places:
             if isinstance(slot.value, nn.Module) and self.match_of(slot.value) is not None:
                 inside.add(slot.path)
                 self.closed.append(slot.path)
+            code = None if isinstance(slot.value, nn.Module) else _code_of(slot.value)
+            if code is not None and self.match_of(slot.value) is not None:
+                self._slot_codes.add(code)
 
     def match_of(self, value: Any) -> Match | None:
         """Return what a module or callable of this model is."""
@@ -124,24 +128,46 @@ class Places:
                 return None, match, Origin(owner, steps, rest, None, None, file, rest[0].f_lineno)
         return None
 
+    def compound_frame(self, frame: types.FrameType | None) -> types.FrameType | None:
+        """Return the outermost frame, up to the module call, of a function that is an activation as a whole."""
+        found = None
+        while frame is not None and frame.f_code not in BOUNDARIES:
+            if not is_library_file(frame.f_code.co_filename):
+                if frame.f_code in self._slot_codes or self._match_of_code(frame) is not None:
+                    found = frame
+            frame = frame.f_back
+        return found
+
     def _match_of_code(self, frame: types.FrameType) -> Match | None:
         code = frame.f_code
-        if code.co_argcount < 1 or code.co_name.startswith("<") and code.co_name != "<lambda>":
-            return None
+        if code not in self._function_matches:
+            found = None if self._is_opened(frame) else _function_of(frame)
+            self._function_matches[code] = (found, None if found is None else recognise(found))
+        return self._function_matches[code][1]
+
+    @staticmethod
+    def _is_opened(frame: types.FrameType) -> bool:
+        """Say whether a frame runs code that is looked into: methods of modules, comprehensions, module level."""
+        code = frame.f_code
+        if code.co_argcount < 1 or (code.co_name.startswith("<") and code.co_name != "<lambda>"):
+            return True
         first = frame.f_locals.get(code.co_varnames[0])
-        if isinstance(first, nn.Module) and code_key(code) in method_codes(original_class(first)):
-            return None  # a method of a module is opened, not replaced
-        if code in self._function_matches:
-            return self._function_matches[code][1]
-        found: Any = next(
-            (f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType) and f.__code__ is code), None
-        )
-        function_class = getattr(type(frame.f_locals.get("ctx")), "_forward_cls", None)
-        if function_class is not None:
-            found = function_class.apply
-        match = None if found is None or is_library_code(frame.f_globals.get("__name__")) else recognise(found)
-        self._function_matches[code] = (found, match)
-        return match
+        return isinstance(first, nn.Module) and code_key(code) in method_codes(original_class(first))
+
+
+def _function_of(frame: types.FrameType) -> Any:
+    """Return the function that a frame runs."""
+    code = frame.f_code
+    if is_library_code(frame.f_globals.get("__name__")):
+        return None
+    function_class = getattr(type(frame.f_locals.get("ctx")), "_forward_cls", None)
+    if function_class is not None:
+        return function_class.apply
+    named = frame.f_globals.get(code.co_name)
+    if isinstance(named, types.FunctionType) and named.__code__ is code:
+        return named
+    # Local functions have no name to look up; whatever holds the code is the function.
+    return next((f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType) and f.__code__ is code), None)
 
 
 def _code_of(value: Any) -> types.CodeType | None:

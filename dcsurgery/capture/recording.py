@@ -7,6 +7,7 @@ whatever control flow led there. Children appear as leaves, as in a symbolic tra
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import types
 from collections import Counter
@@ -87,6 +88,7 @@ class Recorder(TorchFunctionMode):
         self._parameters = {id(t): n for n, t in [*model.named_parameters(), *model.named_buffers()]}
         self._hooks: list[Any] = []
         self._current: list[Key | None] = []
+        self._compounds: dict[types.FrameType, tuple[Key | None, fx.Node | None]] = {}
         self.busy = False  # our own bookkeeping calls torch, too
 
     def __enter__(self) -> Recorder:
@@ -103,6 +105,7 @@ class Recorder(TorchFunctionMode):
             hook.remove()
         self._stack.clear()
         self._alive.clear()
+        self._compounds.clear()
 
     def _quietly(self, hook: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any) -> None:
@@ -162,10 +165,8 @@ class Recorder(TorchFunctionMode):
                 self._mapped(parent, tuple(args)),
                 self._mapped(parent, frame.kwargs),
             )
-            if frame.site:
-                key = self._module_key(module, len(self._stack))
-                if key is not None:
-                    node.meta["dcs_key"] = key
+            if frame.site and frame.key is not None:
+                node.meta["dcs_key"] = frame.key
             self._own_all(parent, output, node)
 
     def _target(self, parent: _Frame, frame: _Frame) -> str:
@@ -239,12 +240,12 @@ class Recorder(TorchFunctionMode):
         event.line = last.end[0] if event.line is None else event.line
         return key
 
-    def _site_of(self, func: Any, match: Match) -> Key | None:
+    def _site_of(self, func: Any, match: Match | None) -> Key | None:
         """Count a catalogued function that runs now and return its site, None inside a recognised module."""
         top = self._stack[-1] if self._stack else None
         if top is not None and top.site:
             return None
-        origin = origin_of(sys._getframe(2))
+        origin = origin_of(sys._getframe(1))
         library = origin.library_module
         if library is not None and (top is None or library is not top.module):
             direct = self._places.match_of(library)  # self.act.forward(x)
@@ -260,6 +261,8 @@ class Recorder(TorchFunctionMode):
                 self._count(key, wrapped_match, "attribute", origin)
                 return key
             return self._call_event(outer, wrapped_match, "function")
+        if match is None:
+            return None
         if origin.in_autograd_function is not None:
             key = ("fused", top.path if top else "", f"autograd.Function {origin.in_autograd_function.__qualname__}")
             self._count(key, match, "fused", origin, "an autograd.Function's backward would stay as it is")
@@ -282,16 +285,42 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.busy:
             return func(*args, **kwargs)
+        top = self._stack[-1] if self._stack else None
+        compound = None
+        if top is not None and not top.site:
+            compound = self._places.compound_frame(sys._getframe(1))
+        if compound is not None:
+            return self._compound_call(compound, func, args, kwargs)
         match = _match(func)
         key = self._site_of(func, match) if match is not None else None
-        self._current.append(key)
-        try:
-            result = func(*args, **kwargs)
-        finally:
-            self._current.pop()
-        top = self._stack[-1] if self._stack else None
+        result = self._run(key, func, args, kwargs)
         if top is not None and top.graph is not None and not top.leaf:
             self._add(top, func, args, kwargs, result, key)
+        return result
+
+    def _run(self, key: Key | None, func: Any, args: Any, kwargs: Any) -> Any:
+        self._current.append(key)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._current.pop()
+
+    def _compound_call(self, frame: types.FrameType, func: Any, args: Any, kwargs: Any) -> Any:
+        """Show everything that one call of a recognised function does as one node."""
+        top = self._stack[-1]
+        if frame not in self._compounds:
+            key = self._site_of(func, None)
+            node = None
+            if top.graph is not None:
+                inputs = tuple(a for a in pytree.tree_leaves(self._mapped(top, args)) if isinstance(a, fx.Node))
+                node = top.graph.create_node("call_function", _marker(frame.f_code.co_name), inputs, {})
+                if key is not None:
+                    node.meta["dcs_key"] = key
+            self._compounds[frame] = (key, node)
+        key, node = self._compounds[frame]
+        result = self._run(key, func, args, kwargs)
+        if node is not None:
+            self._own_all(top, result, node)
         return result
 
     def _add(self, frame: _Frame, func: Any, args: Any, kwargs: Any, result: Any, key: Key | None) -> None:
@@ -358,6 +387,17 @@ class Recorder(TorchFunctionMode):
             known = frame.nodes[id(tensor)] = node
         result: fx.Node = known
         return result
+
+
+@functools.lru_cache(maxsize=256)
+def _marker(name: str) -> Any:
+    """Return a target that shows a user's function by name."""
+
+    def marker(*args: Any) -> Any:
+        return outside(name)
+
+    marker.__name__ = marker.__qualname__ = name
+    return marker
 
 
 def _getitem(value: Any, key: Any) -> Any:

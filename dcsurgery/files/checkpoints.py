@@ -137,7 +137,9 @@ def _plans(record: Any, where: str) -> list[str]:
     if record is None:
         return []
     surgeries = record.get("surgeries") if isinstance(record, dict) else None
-    if not isinstance(surgeries, list) or not all(isinstance(s, dict) and type(s.get("plan")) is str for s in surgeries):
+    if not isinstance(surgeries, list) or not all(
+        isinstance(s, dict) and type(s.get("plan")) is str for s in surgeries
+    ):
         raise BadInput(f"its {RECORD!r} entry is not a record of surgery", where=where, fix="edit the original again")
     if record.get("format") != _FORMAT:
         raise BadInput(

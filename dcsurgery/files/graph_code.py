@@ -21,7 +21,7 @@ from torch import nn
 
 from dcsurgery.files.harmless import TENSOR_METHODS, is_harmless_function
 from dcsurgery.files.installed import import_module, is_installed
-from dcsurgery.files.safe_calls import Forbidden
+from dcsurgery.files.safe_rules import Forbidden
 
 __all__ = ["check_graph_code"]
 

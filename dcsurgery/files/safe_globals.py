@@ -23,7 +23,8 @@ from torch import nn
 from dcsurgery.errors import BadInput
 from dcsurgery.files import installed
 from dcsurgery.files.harmless import is_harmless_function
-from dcsurgery.files.safe_calls import CALLS, Forbidden, enum_member
+from dcsurgery.files.safe_calls import CALLS, enum_member
+from dcsurgery.files.safe_rules import Forbidden
 
 __all__ = ["Policy"]
 

@@ -22,8 +22,8 @@ import torch
 
 from dcsurgery.errors import BadInput
 from dcsurgery.files.installed import looks_like_user_module
-from dcsurgery.files.safe_calls import Forbidden
 from dcsurgery.files.safe_globals import Policy
+from dcsurgery.files.safe_rules import Forbidden
 
 __all__ = ["Named", "objections", "rehearse", "safe_load", "safe_load_bytes", "safe_unpickle"]
 

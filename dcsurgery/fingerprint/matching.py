@@ -43,7 +43,12 @@ def best_fit(y: Array) -> Match | None:
             fits += [tidy for tidy in (*_tidied(fit, y), fit) if tidy.agrees(y, limit)][:1]
     if not fits:
         return None
-    return min(fits, key=lambda fit: (fit.constants, OPERATORS.index(fit.operator), fit.gain < 0)).to_match()
+    return min(fits, key=_preference).to_match()
+
+
+def _preference(fit: Fit) -> tuple[int, float, int, bool]:
+    # tanh and sigmoid are one curve: at equal numbers of constants, a range about 0 is tanh's, one from 0 sigmoid's.
+    return fit.constants, round(abs(fit.shift / fit.scale), 9), OPERATORS.index(fit.operator), fit.gain < 0
 
 
 def _renamed(fit: Fit) -> Iterator[Fit]:

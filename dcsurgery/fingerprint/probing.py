@@ -51,11 +51,12 @@ def identify(fn: Callable[..., Any]) -> Match | None:
 
 def _probe(fn: Callable[..., Any]) -> Array | None:
     """Return the callable's values on the grid, None where it is no deterministic elementwise function."""
+    owner = _owner(fn)
     if isinstance(fn, nn.Module):
         if next(fn.parameters(), None) is not None:
             return None
-        fn = _without_hooks(copy.deepcopy(fn))
-    with _restored(_owner(fn)):
+        fn, owner = _without_hooks(copy.deepcopy(fn)), None
+    with _restored(owner):
         x = torch.from_numpy(GRID)
         values = _evaluate(fn, x)
         if values is None or not bool(torch.isfinite(values).all()):

@@ -69,12 +69,13 @@ def load_npz(path: str | os.PathLike[str]) -> MoleculeData:
     if not Path(path).is_file():
         problem = "is a directory" if Path(path).is_dir() else "no such file"
         raise BadInput(problem, where=where, fix="give an npz file with R, E, F and z")
+    fix = "give an npz file with R, E, F and z"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves a damaged file open that it opened itself.
+        with Path(path).open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise BadInput(
-                    "a single array, not an npz file", where=where, fix="give an npz file with R, E, F and z"
-                )
+                raise BadInput("a single array, not an npz file", where=where, fix=fix)
             missing = [key for key in _NEEDED if key not in file.files]
             if missing:
                 raise BadInput(
@@ -84,9 +85,7 @@ def load_npz(path: str | os.PathLike[str]) -> MoleculeData:
                 )
             arrays = {key: file[key] for key in _NEEDED}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(
-            f"not a readable npz file ({error})", where=where, fix="give an npz file with R, E, F and z"
-        ) from None
+        raise BadInput(f"not a readable npz file ({error})", where=where, fix=fix) from None
     return _checked(arrays, where)
 
 

@@ -213,7 +213,7 @@ class _Run:
         if not self.partial.exists():
             return
         try:
-            with np.load(self.partial, allow_pickle=False) as file:
+            with self.partial.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 stored = {key: file[key] for key in file.files}
             if json.loads(str(stored["settings"])) != self._continuable():
                 raise BadInput(

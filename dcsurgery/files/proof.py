@@ -1,0 +1,166 @@
+"""Prove that a written file gives the model back: read it in a fresh process and compare every bit."""
+
+from __future__ import annotations
+
+import copy
+import importlib.machinery
+import importlib.util
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcsurgery.errors import BadInput, SurgeryError
+from dcsurgery.files import checkpoints, recheck
+from dcsurgery.files.reading import ModelFile, read
+
+__all__ = ["compare", "reread"]
+
+
+def compare(model: nn.Module, temporary: Path, path: Path, written: str, like: ModelFile | None, inputs: Any) -> None:
+    """Raise BadInput unless the file at ``temporary`` gives the model back; ``path`` is its later name."""
+    with tempfile.TemporaryDirectory(prefix="dcsurgery-") as folder:
+        inputs_path = Path(folder) / "inputs.pt"
+        if inputs is not None and written != "state-dict":
+            _save_inputs(inputs, inputs_path)
+            inputs = torch.load(inputs_path, map_location="cpu", weights_only=False)
+        else:
+            inputs = None
+        expected = _expected(model, written, inputs)
+        if _is_reachable(model, like):
+            found = _fresh(temporary, path, written, like, Path(folder), inputs_path if inputs is not None else None)
+        else:
+            found = _here(temporary, path, written, like, inputs)
+    told = recheck.differences(expected, found)
+    if told == recheck.differences({"output": expected.get("output", {})}, {"output": {}}) and told:
+        # Only outputs differ: is the model itself repeatable?
+        again = _expected(model, written, inputs)
+        told = told if again == expected else []
+    if told:
+        raise BadInput(
+            f"what was written and read again differs in {', '.join(told)}; nothing was kept",
+            where=str(path),
+            fix=_why_different(written),
+        )
+
+
+def _why_different(written: str) -> str:
+    if written == "checkpoint":
+        return "a checkpoint holds a config, weights and plans: other changes of the model need format='module'"
+    return "the model's own pickling (__getstate__, __setstate__, __reduce__) loses something"
+
+
+def _expected(model: nn.Module, written: str, inputs: Any) -> recheck.Description:
+    if written == "state-dict":
+        return {"tensor": recheck.describe_weights(model.state_dict())}
+    if inputs is None:
+        return recheck.describe(model)
+    # Running a model in train mode changes its buffers.
+    return recheck.describe(copy.deepcopy(model).to("cpu"), inputs)
+
+
+def _save_inputs(inputs: Any, path: Path) -> None:
+    try:
+        torch.save(inputs, path)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise BadInput(
+            f"the example inputs cannot be pickled: {error}", fix="pass tensors, numbers, tuples, dicts or PyG data"
+        ) from None
+
+
+def _is_reachable(model: nn.Module, like: ModelFile | None) -> bool:
+    """Return whether a fresh process can import the model's classes; a script's or a notebook's own it cannot."""
+    imported = {Path(file).stem for file in like.imports} if like is not None else set()
+    for module in {cls.__module__ for part in model.modules() for cls in type(part).__mro__}:
+        top = module.partition(".")[0]
+        known = sys.modules.get(top)
+        if top in imported or top in sys.builtin_module_names or known is None:
+            continue
+        if top == "__main__" or not _is_on_path(top, known):
+            return False
+    return True
+
+
+def _is_on_path(top: str, module: types.ModuleType) -> bool:
+    spec = importlib.util.find_spec(top) if getattr(module, "__spec__", None) else None
+    found = importlib.machinery.PathFinder.find_spec(top)
+    origin = getattr(module, "__file__", None)
+    editable = spec is not None and found is None  # an editable installation has a finder of its own
+    return editable if found is None else found.origin == origin or origin is None
+
+
+def _here(temporary: Path, path: Path, written: str, like: ModelFile | None, inputs: Any) -> recheck.Description:
+    if written == "state-dict":
+        weights = torch.load(temporary, map_location="cpu", weights_only=True)
+        return {"tensor": recheck.describe_weights(weights)}
+    return recheck.describe(reread(temporary, path, like), inputs)
+
+
+def reread(temporary: Path, path: Path, like: ModelFile | None) -> nn.Module:
+    """Read a written file in this process."""
+    trust, imports = _options(like)
+    try:
+        return read(temporary, trust=trust, imports=imports).model
+    except SurgeryError as error:
+        raise _unreadable(path, error.message) from None
+
+
+def _options(like: ModelFile | None) -> tuple[bool, tuple[Path, ...]]:
+    # A model that was not read from a file is live in this process, and so is everything its file can name.
+    return (like.trust, like.imports) if like is not None else (True, ())
+
+
+def _unreadable(path: Path, message: str) -> BadInput:
+    return BadInput(
+        f"what was written could not be read again: {message}; nothing was kept",
+        where=str(path),
+        fix="keep the model's classes and functions in modules that can be imported",
+    )
+
+
+def _fresh(
+    temporary: Path, path: Path, written: str, like: ModelFile | None, folder: Path, inputs: Path | None
+) -> recheck.Description:
+    """Describe the written file in a process that knows nothing of this one but where it imports from."""
+    trust, imports = _options(like)
+    job, answer = folder / "job.json", folder / "answer.json"
+    job.write_text(
+        json.dumps(
+            {
+                "path": str(temporary.resolve()),
+                "answer": str(answer),
+                "inputs": str(inputs) if inputs else None,
+                "weights": written == "state-dict",
+                "trust": trust,
+                "imports": [str(Path(file).resolve()) for file in imports],
+                "threads": torch.get_num_threads(),
+                "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+                "builder": _name(checkpoints.builder()),
+                "replay": _name(checkpoints.replayer()),
+            }
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "dcsurgery.files.recheck", str(job)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - ourselves
+    try:
+        result = json.loads(answer.read_text())
+    except (OSError, ValueError):
+        line = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise _unreadable(path, f"the checking process failed: {line}") from None
+    if "error" in result:
+        raise _unreadable(path, result["error"])
+    description: recheck.Description = result["description"]
+    return description
+
+
+def _name(function: Any) -> str | None:
+    return None if function is None else f"{function.__module__}:{function.__qualname__}"

@@ -1,0 +1,159 @@
+"""Load a written file and describe what is in it, bit by bit: run in a fresh process before the file is moved.
+
+A process that edited a model has classes, patches and caches which the next one will not have; only a process that has
+never seen the model can tell that the file stands on its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
+
+from dcsurgery import example_inputs
+from dcsurgery.errors import SurgeryError
+from dcsurgery.subclass import amendments_of, original_class
+from dcsurgery.tree import Tree
+
+__all__ = ["describe", "describe_weights", "differences", "main"]
+
+Description = dict[str, dict[str, str]]
+_SEED = 0
+_SHOWN = 3
+
+
+def describe(model: nn.Module, inputs: Any = None) -> Description:
+    """Describe a model: its tensors, classes, code and outputs, as digests that are equal only for equal bits.
+
+    Parameters
+    ----------
+    model
+        The model; running it may change it, so pass a copy if there are ``inputs``.
+    inputs
+        Example inputs; None leaves the outputs out.
+    """
+    described = {"tensor": describe_weights(model.state_dict()), "class": dict(_classes(model)), "output": {}}
+    if inputs is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_SEED)
+            outputs = pytree.tree_leaves(_opened(example_inputs.call(model, inputs)))
+        described["output"] = {str(index): _digest(value) for index, value in enumerate(outputs)}
+    return described
+
+
+def describe_weights(weights: Any) -> dict[str, str]:
+    """Describe a state dict: key to digest."""
+    return {str(key): _digest(value) for key, value in weights.items()}
+
+
+def _classes(model: nn.Module) -> Iterator[tuple[str, str]]:
+    for path, module in model.named_modules(remove_duplicate=False):
+        cls = original_class(module)
+        edits = "".join(f" +{type(amendment).__name__}" for amendment in amendments_of(module))
+        mode = "train" if module.training else "eval"
+        # A GraphModule's class is made for the one instance; its graph is what it is.
+        graph = f" {_digest(_graph(module))}" if isinstance(module, torch.fx.GraphModule) else ""
+        yield path or "(model)", f"{cls.__qualname__}{edits} {mode}{graph}"
+    # A patched forward, for instance, would pickle without complaint and come back as the original.
+    for slot in Tree.of(model).slots:
+        if not slot.registered:
+            yield slot.path, _callable_name(slot.value)
+
+
+def _graph(module: torch.fx.GraphModule) -> list[str]:
+    """Return a graph's nodes; torch.fx names them anew when it loads a GraphModule, so they are numbered."""
+    numbers = {node: f"%{number}" for number, node in enumerate(module.graph.nodes)}
+    return [
+        f"{node.op} {_callable_name(node.target)} {map_arg(node.args, numbers.get)} {map_arg(node.kwargs, numbers.get)}"
+        for node in module.graph.nodes
+    ]
+
+
+def _callable_name(value: Any) -> str:
+    if isinstance(value, functools.partial):
+        return f"partial {_callable_name(value.func)}"
+    function = getattr(value, "__func__", value)
+    line = getattr(getattr(function, "__code__", None), "co_firstlineno", "")
+    if hasattr(function, "__qualname__"):
+        return f"{function.__qualname__} {line}"
+    return str(value) if isinstance(value, str | torch._ops.OpOverload) else type(value).__qualname__
+
+
+def _opened(value: Any) -> Any:
+    """Return an output's fields where it is an object: a dataclass, a PyG Data."""
+    if hasattr(value, "to_dict") and not isinstance(value, torch.Tensor):
+        return value.to_dict()
+    return vars(value) if hasattr(value, "__dict__") and not isinstance(value, torch.Tensor | tuple | dict) else value
+
+
+def _digest(value: Any) -> str:
+    hasher = hashlib.sha256()
+    if isinstance(value, torch.Tensor):
+        plain = value.detach().cpu().resolve_conj().resolve_neg()
+        plain = plain.to_dense() if plain.layout is not torch.strided else plain
+        hasher.update(f"{plain.dtype} {tuple(plain.shape)} ".encode())
+        hasher.update(plain.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    else:
+        hasher.update(repr(value).encode())
+    return hasher.hexdigest()
+
+
+def differences(before: Description, after: Description) -> list[str]:
+    """Say what differs between two descriptions, in a few words each."""
+    told = []
+    for what, expected in before.items():
+        found = after[what]
+        keys = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+        if keys:
+            shown = ", ".join(keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
+            told.append(f"{len(keys)} {what}{'s' if what[-1] != 's' else 'es'} ({shown})"[: 40 + 120])
+    return told
+
+
+def main(job_path: str) -> int:
+    """Do the job that `dcsurgery.files.writing` wrote to a file; write the answer beside it."""
+    from dcsurgery.files import checkpoints, reading
+
+    job = json.loads(Path(job_path).read_text())
+    torch.set_num_threads(job["threads"])
+    torch.set_default_dtype(getattr(torch, job["dtype"]))
+    answer: dict[str, Any] = {}
+    try:
+        checkpoints.register_builder(_function(job["builder"]))
+        checkpoints.register_replay(_function(job["replay"]))
+        options = {"trust": job["trust"], "imports": [Path(file) for file in job["imports"]]}
+        path = Path(job["path"])
+        if job["weights"]:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            answer["description"] = {"tensor": describe_weights(weights)}
+        else:
+            inputs = torch.load(job["inputs"], map_location="cpu", weights_only=False) if job["inputs"] else None
+            answer["description"] = describe(reading.read(path, **options).model, inputs)
+    except SurgeryError as error:
+        answer["error"] = error.message
+    except Exception as error:  # noqa: BLE001 - a model's own code may raise anything; the parent reports it
+        answer["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    Path(job["answer"]).write_text(json.dumps(answer))
+    return 0
+
+
+def _function(name: str | None) -> Any:
+    if name is None:
+        return None
+    import importlib
+
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
