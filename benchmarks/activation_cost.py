@@ -156,6 +156,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if min(options.rounds, options.blocks, *options.threads) < 1:
         parser.error("--rounds, --blocks and --threads must be at least 1")
+    if options.output and not options.output.parent.is_dir():
+        parser.error(f"--output: there is no folder {options.output.parent}")
     return options
 
 

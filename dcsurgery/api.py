@@ -11,6 +11,7 @@ from torch import nn
 
 from dcsurgery.census import Census, take_census
 from dcsurgery.errors import BadInput
+from dcsurgery.files.writing import Format
 from dcsurgery.labels import rescale_constant
 from dcsurgery.passes.base import Pass
 from dcsurgery.passes.denormalize import Denormalize
@@ -153,7 +154,9 @@ def load(path: str | os.PathLike[str], trust: bool = False, imports: Sequence[Pa
     return files.load(Path(path), trust=trust, imports=imports)
 
 
-def save(model: nn.Module | Surgery, path: str | os.PathLike[str], format: str = "auto", *, force: bool = False) -> Path:  # noqa: A002
+def save(
+    model: nn.Module | Surgery, path: str | os.PathLike[str], format: Format = "auto", *, force: bool = False
+) -> Path:
     """Write a model, see `dcsurgery.files.write`."""
     from dcsurgery import files
 

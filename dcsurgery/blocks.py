@@ -93,9 +93,7 @@ def _after_trunk(graph: ModuleGraph | None, root: nn.Module) -> tuple[set[object
 
     def is_block(node: fx.Node) -> bool:
         target = str(node.target)
-        return node.op == "call_module" and any(
-            target == path or path.startswith(f"{target}.") for path in repeated
-        )
+        return node.op == "call_module" and any(target == path or path.startswith(f"{target}.") for path in repeated)
 
     blocks = [node for node in graph.graph.nodes if is_block(node)]
     if not blocks:
@@ -104,12 +102,12 @@ def _after_trunk(graph: ModuleGraph | None, root: nn.Module) -> tuple[set[object
     for node in reversed(list(graph.graph.nodes)):
         if any(user in before for user in node.users):
             before.add(node)
-    targets_before = {str(n.target) for n in before if n.op == "call_module"}
+    # A module that also runs before the trunk (a shared activation) belongs to no output block.
+    both: set[object] = {str(n.target) for n in before if n.op == "call_module"}
+    both |= {n.meta["dcs_key"] for n in before if "dcs_key" in n.meta}
     after: set[object] = set()
     for node in graph.graph.nodes:
         if node not in before:
-            if node.op == "call_module" and str(node.target) not in targets_before:
-                after.add(str(node.target))
-            if "dcs_key" in node.meta:
-                after.add(node.meta["dcs_key"])
-    return after, True
+            after |= {str(node.target)} if node.op == "call_module" else set()
+            after |= {node.meta["dcs_key"]} if "dcs_key" in node.meta else set()
+    return after - both, True

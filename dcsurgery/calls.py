@@ -15,7 +15,15 @@ from dcsurgery.activations import activation_by_name, irelu
 from dcsurgery.catalog import operator_named
 from dcsurgery.recognition import recognise
 
-__all__ = ["GatedLinear", "activation_function", "apply_edit", "callee_is", "is_inplace", "replace_in_place", "resolve_callee"]
+__all__ = [
+    "GatedLinear",
+    "activation_function",
+    "apply_edit",
+    "callee_is",
+    "is_inplace",
+    "replace_in_place",
+    "resolve_callee",
+]
 
 
 def resolve_callee(target: Any, method: str | None, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

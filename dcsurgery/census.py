@@ -112,7 +112,7 @@ class Census:
 
     def __str__(self) -> str:
         counts = Counter(site.role for site in self.sites)
-        roles = ("activation", "normalization", "gate", "basis")
+        roles: tuple[Role, ...] = ("activation", "normalization", "gate", "basis")
         summary = ", ".join(f"{counts[r]} {r}{'s' * (counts[r] != 1)}" for r in roles if counts[r])
         return "\n".join([f"{self.model}: {summary or 'no sites'}", *(f"  {site}" for site in self.sites)])
 
@@ -148,7 +148,7 @@ def take_census(model: nn.Module, example_inputs: Any = None, *, graphs: bool = 
     places = Places(model)
     recording = Recording() if example_inputs is None else _record(model, places, example_inputs)
     events = _merge(recording, _static_events(places))
-    captures = _captures(model, places, recording, events, trace_all=graphs)
+    captures = _captures(places, recording, trace_all=graphs)
     rules = BlockRules(model, places.tree.modules, {c.path: c for c in captures})
     ran = example_inputs is not None
     sites = [_slot_site(places, slot, recording, ran) for slot in places.slots if places.match_of(slot.value)]
@@ -166,7 +166,7 @@ def _record(model: nn.Module, places: Places, example_inputs: Any) -> Recording:
     try:
         with seeded(), Recorder(model, places) as recorder:
             call(model, example_inputs)
-    except Exception as error:  # noqa: BLE001 - user code
+    except Exception as error:
         raise unfit(model, example_inputs, error) from error
     finally:
         for name, value in model.named_buffers():
@@ -195,10 +195,7 @@ def _merge(recording: Recording, static: dict[Key, Event]) -> dict[Key, Event]:
     return merged
 
 
-def _captures(
-    model: nn.Module, places: Places, recording: Recording, events: dict[Key, Event], *, trace_all: bool
-) -> list[ModuleGraph]:
-    del events
+def _captures(places: Places, recording: Recording, *, trace_all: bool) -> list[ModuleGraph]:
     found = []
     for path, module in places.tree.modules.items():
         closed = any(path == p or path.startswith((f"{p}.", f"{p}[")) for p in places.closed)
@@ -215,9 +212,7 @@ def _captures(
             args, kwargs = recording.inputs[path]
             reason = disagreement(module, graph, args, kwargs, recording.outputs[path], recording.rng[path])
         if graph is not None and not reason:
-            found.append(
-                ModuleGraph(path, name, graph, "symbolic", proven=path in recording.outputs, aliases=aliases)
-            )
+            found.append(ModuleGraph(path, name, graph, "symbolic", proven=path in recording.outputs, aliases=aliases))
         elif recorded is not None:
             found.append(ModuleGraph(path, name, recorded, "recorded", proven=True, reason=reason, aliases=aliases))
         else:
@@ -229,18 +224,14 @@ def _slot_site(places: Places, slot: Any, recording: Recording, ran: bool) -> Si
     match = places.match_of(slot.value)
     assert match is not None
     event = recording.events.get(places.slot_key(slot))
-    place: Place
-    if slot.registered:
-        place = ModulePlace(slot.owner, slot.name)
-    else:
-        place = AttributePlace(slot.owner, slot.name)
+    kind = ModulePlace if slot.registered else AttributePlace
     file, line = _definition(slot.value)
     return Site(
         name=slot.path,
         role=match.operator.role,
         operator=match.operator.name,
         how="module" if isinstance(slot.value, nn.Module) and slot.registered else "attribute",
-        place=place,
+        place=kind(slot.owner, slot.name),
         aliases=places.tree.aliases_of(slot),
         match=match.match,
         parameters=dict(match.parameters),
@@ -354,4 +345,3 @@ def site_key(place: Place) -> Key:
             return ("node", owner, node)
         case FusedPlace(owner, inside):
             return ("fused", owner, inside)
-

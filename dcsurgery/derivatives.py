@@ -90,7 +90,9 @@ def _prepare(model: nn.Module, example_inputs: Any) -> tuple[Function, tuple[tor
     if float(values.abs().max()) < 1e-12:
         return "the output is zero: a comparison would show nothing"
     used = torch.autograd.grad(
-        sum(o.sum() for o in outputs), tensors, allow_unused=True  # type: ignore[arg-type]
+        sum(o.sum() for o in outputs),
+        tensors,
+        allow_unused=True,
     )
     positions = [i for i, gradient in enumerate(used) if gradient is not None]
     groups = _groups(positions, len(wanted))
@@ -128,7 +130,7 @@ def _check(function: Function, tensors: tuple[torch.Tensor, ...], order: int) ->
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
-            check(target, tensors, fast_mode=True, atol=_LIMIT, rtol=1e-3, nondet_tol=1e-10)  # type: ignore[operator]
+            check(target, tensors, fast_mode=True, atol=_LIMIT, rtol=1e-3, nondet_tol=1e-10)
     except GradcheckError as error:
         text = " ".join(str(error).split())
         return Check(name, "fail", None, _LIMIT, f"analytical and numerical derivative differ: {text[:200]}")

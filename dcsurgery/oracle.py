@@ -74,7 +74,7 @@ class _KernelWatch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not self._recorder.busy and torch._C._current_autograd_node() is None:  # type: ignore[attr-defined]
+        if not self._recorder.busy and torch._C._current_autograd_node() is None:
             name = func._schema.name.partition("::")[2]
             operator = match_kernel(name)
             if operator is not None or name.rstrip("_") in FUSED_KERNELS:

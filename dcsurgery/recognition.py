@@ -50,7 +50,7 @@ def recognise(value: Any) -> Match | None:
 
 def may_be_activation_module(module: nn.Module) -> bool:
     """Say whether a user-written module could be an activation: it holds no tensors and is no container."""
-    if isinstance(module, _CONTAINERS) or isinstance(module, torch.jit.ScriptModule):
+    if isinstance(module, (*_CONTAINERS, torch.jit.ScriptModule)):
         return False
     if is_library_code(type(module).__module__) or type(module).forward is nn.Module.forward:
         return False

@@ -113,15 +113,15 @@ class UnfuseRecurrent:
 
 
 def _recurrent_class(cls: type[nn.Module]) -> type[nn.Module] | None:
-    """Return torch's class whose ``forward`` an instance runs, opened or not; None where somebody overrides it."""
-    for base in cls.__mro__:
-        if base in _CLASSES:
-            return base
-        amendments = vars(base).get("_dcsurgery_amendments", ())
-        opened = bool(amendments) and isinstance(amendments[-1], UnfuseRecurrent)
-        if "forward" in vars(base) and not opened:
-            return None
-    return None
+    """Return torch's class whose ``forward`` an instance runs, opened or not; None where it is another class."""
+    # nn.Module itself has a forward, so that one is always found.
+    owner = next(base for base in cls.__mro__ if "forward" in vars(base) and not _opens(base))
+    return owner if owner in _CLASSES else None
+
+
+def _opens(cls: type) -> bool:
+    amendments = vars(cls).get("_dcsurgery_amendments", ())
+    return bool(amendments) and isinstance(amendments[-1], UnfuseRecurrent)
 
 
 def _operators_of(base: type[nn.Module]) -> tuple[str, ...]:

@@ -95,9 +95,7 @@ class Report:
 
     def extended(self, checks: Iterable[Check] = (), warnings: Iterable[str] = ()) -> Report:
         """Return a report with further checks and warnings at the end."""
-        return Report(
-            (*self.checks, *checks), self.done, self.left_alone, (*self.warnings, *warnings)
-        )
+        return Report((*self.checks, *checks), self.done, self.left_alone, (*self.warnings, *warnings))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""

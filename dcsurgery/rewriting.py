@@ -173,11 +173,10 @@ class _Rewriter:
             return self._made[function]
         self._made[function] = function  # ends cycles: a recursive closure holds itself
         key = code_key(function.__code__)
-        cells = {
-            name: cell for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        }
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         changed = {name: self._cell(cell) for name, cell in cells.items()}
-        code, helpers = function.__code__, {}
+        code: types.CodeType = function.__code__
+        helpers: dict[str, Any] = {}
         if key in self._tables:
             code, helpers = self._code(key, function)
         elif all(changed[name] is cells[name] for name in cells):
@@ -215,7 +214,9 @@ class _Rewriter:
             for end in self._tables[key].calls:
                 if end not in present:
                     raise Refused(
-                        f"there is no call that ends at line {end[0]}, column {end[1]}", where=str(key), fix="plan again"
+                        f"there is no call that ends at line {end[0]}, column {end[1]}",
+                        where=str(key),
+                        fix="plan again",
                     )
             node.body = (
                 changer.visit(node.body) if isinstance(node, ast.Lambda) else [changer.visit(s) for s in node.body]
@@ -280,5 +281,3 @@ class _Changer(ast.NodeTransformer):
     def _mangled(self, name: str) -> str:
         private = self._cls is not None and name.startswith("__") and not name.endswith("__")
         return f"_{(self._cls or '').lstrip('_')}{name}" if private else name
-
-

@@ -28,13 +28,13 @@ Rule = str | type | Callable[[Site], bool]
 
 @dataclass(frozen=True)
 class Selection:
-    """Include and exclude rules.
+    r"""Include and exclude rules.
 
     A rule is a site's name or alias (``head.1``), the path of a module (``head`` takes everything below), a glob
-    (``blocks.*.act``), a regular expression (``re:blocks\\.[01]\\..*``, anywhere in the name), an operator
+    (``blocks.*.act``), a regular expression (``re:blocks\.[01]\..*``, anywhere in the name), an operator
     (``op:silu``), a role (``kind:activation``), a way of writing (``how:attribute``), ``output-blocks``, an
-    nn.Module class or its name (``class:SiLU``), or a predicate that takes a `Site`. A site is selected when any include rule (or
-    none is given) and no exclude rule matches it.
+    nn.Module class or its name (``class:SiLU``), or a predicate that takes a `Site`. A site is selected when any
+    include rule (or none is given) and no exclude rule matches it.
     """
 
     scope: str = "all"
@@ -131,7 +131,9 @@ def _matches(rule: Rule, site: Site) -> bool:
     if colon and prefix in _PREFIXES:
         return fnmatch.fnmatchcase(_PREFIXES[prefix](site), value)
     if colon and prefix == "class":
-        return any(fnmatch.fnmatchcase(c, value) or fnmatch.fnmatchcase(c.rpartition(".")[2], value) for c in site.classes)
+        return any(
+            fnmatch.fnmatchcase(c, value) or fnmatch.fnmatchcase(c.rpartition(".")[2], value) for c in site.classes
+        )
     return any(_name_matches(rule, name) for name in site.names)
 
 
@@ -163,4 +165,3 @@ def _near(text: str, sites: Sequence[Site]) -> str:
         groups.update({f"op:{site.operator}": 1, f"kind:{site.role}": 1})
     close = difflib.get_close_matches(text.removeprefix("re:"), list(groups), n=3, cutoff=0.6)
     return " or ".join(f"{g!r} ({groups[g]} site{'s' * (groups[g] != 1)})" for g in close)
-

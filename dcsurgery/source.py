@@ -238,5 +238,3 @@ def compile_function(
                 return candidate
         pending += nested
     raise Refused("the changed function could not be compiled", where=filename, fix="report this model")
-
-

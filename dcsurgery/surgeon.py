@@ -194,7 +194,7 @@ class Surgeon:
         self.how[NodePlace(owner, name)] = "graph node replaced" if replacement is not None else "graph node deleted"
 
     def _leave_fast_paths(self) -> None:
-        """The fused transformer kernels read the flags below and go around any edited activation or norm."""
+        """Switch off the fused transformer kernels, which go around any edited activation or norm."""
         for path, module in self.model.named_modules():
             touched = [p for p in self._touched if p == path or p.startswith(f"{path}." if path else "")]
             if isinstance(module, nn.TransformerEncoderLayer) and touched:

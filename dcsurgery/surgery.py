@@ -19,9 +19,10 @@ from dcsurgery.subclass import original_class
 from dcsurgery.surgeon import Surgeon
 
 if TYPE_CHECKING:
+    from dcsurgery.census import Census
     from dcsurgery.passes.pipeline import Pipeline
 
-__all__ = ["KeyMap", "Surgery", "apply_plan", "operate"]
+__all__ = ["KeyMap", "Surgery", "apply_plan", "examine", "operate"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ class Surgery:
 
     def _repr_html_(self) -> str:
         items = "".join(f"<li>{html.escape(str(edit))}</li>" for edit in self.plan.edits)
-        rows = "".join(f"<tr><td>{c.name}</td><td>{c.status}</td><td>{html.escape(c.reason)}</td></tr>" for c in self.report)
+        rows = "".join(
+            f"<tr><td>{c.name}</td><td>{c.status}</td><td>{html.escape(c.reason)}</td></tr>" for c in self.report
+        )
         return f"<p>{html.escape(self.plan.model)}</p><ul>{items}</ul><table>{rows}</table>"
 
 
@@ -129,7 +132,9 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
         for edit in plan.edits:
             owner = pass_for(edit.action)
             if owner is None:
-                raise BadInput(f"no pass makes the edit {edit.action!r}", where=edit.site or plan.model, fix="plan again")
+                raise BadInput(
+                    f"no pass makes the edit {edit.action!r}", where=edit.site or plan.model, fix="plan again"
+                )
             owner.realise(surgeon, edit)
         surgeon.finish()
     except SurgeryError:
@@ -149,17 +154,12 @@ def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *,
         If a check fails; with ``inplace`` the edits are undone first.
     """
     from dcsurgery.census import take_census
-    from dcsurgery.verification import check_surgery
 
     census = take_census(model, example_inputs)
     plan = pipeline.plan(model, census=census)
     original = _copied(model) if inplace else model
     surgery = apply_plan(model, plan, inplace=inplace)
-    selected = {edit.site for edit in plan.edits}
-    alone = tuple(f"{s.name}: {s.operator} {s.reason or '(not selected)'}" for s in census if s.name not in selected)
-    checks, warnings = check_surgery(original, surgery, census, example_inputs)
-    report = surgery.report
-    surgery.report = Report(tuple(checks), report.done, alone, (*report.warnings, *warnings))
+    examine(original, surgery, census, example_inputs)
     if not surgery.report.ok:
         failed = surgery.report.failures[0]
         if inplace:
@@ -168,6 +168,42 @@ def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *,
             f"check {failed.name!r} failed: {failed.reason}", surgery.report, where=census.model, fix="see the report"
         )
     return surgery
+
+
+def examine(
+    original: nn.Module, surgery: Surgery, census: Census, example_inputs: Any = None, *, verify: bool = True
+) -> Report:
+    """Check a surgery as far as the inputs allow; its report gets the checks and the sites that were left alone.
+
+    Parameters
+    ----------
+    original
+        The model before the edits.
+    surgery
+        The applied plan; its ``report`` is replaced.
+    census
+        The original's census.
+    example_inputs
+        See `take_census`; None skips what needs a run.
+    verify
+        False runs no check, and the report warns of that.
+
+    Returns
+    -------
+    Report
+        The new report; it may hold failed checks.
+    """
+    from dcsurgery.verification import check_surgery
+
+    selected = {edit.site for edit in surgery.plan.edits}
+    alone = tuple(f"{s.name}: {s.operator} {s.reason or '(not selected)'}" for s in census if s.name not in selected)
+    if verify:
+        checks, warnings = check_surgery(original, surgery, census, example_inputs)
+    else:
+        checks, warnings = [], ["nothing was checked, as asked"]
+    report = surgery.report
+    surgery.report = Report(tuple(checks), report.done, alone, (*report.warnings, *warnings))
+    return surgery.report
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -206,5 +242,3 @@ def _key_map(before: tuple[str, ...], after: tuple[str, ...]) -> KeyMap:
         tuple(key for key in before if key not in new),
         tuple(key for key in after if key not in old),
     )
-
-

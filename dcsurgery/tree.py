@@ -13,7 +13,7 @@ import re
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -27,7 +27,9 @@ _LONG = 4096  # a longer list holds data, not layers
 _TOKEN = re.compile(r"\.?([^.\[\]]+)|\[('(?:[^'\\]|\\.)*'|-?\d+)\]")
 # nn.Module's own bookkeeping, never a place for activations.
 _INTERNAL = frozenset(nn.Module().__dict__) | {"_parameters", "_buffers", "_modules", "__annotations__"}
-_NOT_OPENED = frozenset({"torch", "numpy", "builtins", "collections", "typing", "inspect", "jinja2", "logging", "sympy"})
+_NOT_OPENED = frozenset(
+    {"torch", "numpy", "builtins", "collections", "typing", "inspect", "jinja2", "logging", "sympy"}
+)
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class _Key(str):
 
     value: str | int
 
-    def __new__(cls, value: str | int) -> _Key:
+    def __new__(cls, value: str | int) -> Self:
         key = super().__new__(cls, value)
         key.value = value
         return key

@@ -103,14 +103,14 @@ def verify(original: nn.Module, edited: nn.Module, example_inputs: Any, order: i
 def _run(model: nn.Module, example_inputs: Any) -> Any:
     try:
         return call(model, example_inputs)
-    except Exception as error:  # noqa: BLE001 - user code
+    except Exception as error:
         raise unfit(model, example_inputs, error) from error
 
 
 def _watched(model: nn.Module, example_inputs: Any) -> Watched:
     try:
         return watch(model, example_inputs)
-    except Exception as error:  # noqa: BLE001 - user code
+    except Exception as error:
         raise unfit(model, example_inputs, error) from error
 
 
@@ -124,11 +124,17 @@ def _keys(original: nn.Module, surgery: Surgery) -> Check:
     changed = [
         key
         for key in surgery.key_map.kept
-        if key.rpartition(".")[0] not in folded and isinstance(old[key], torch.Tensor) and not _equal(old[key], new[key])
+        if key.rpartition(".")[0] not in folded
+        and isinstance(old[key], torch.Tensor)
+        and not _equal(old[key], new[key])
     ]
     wrong = lost + changed
-    reason = f"lost or changed: {', '.join(wrong[:5])}" if wrong else (
-        f"{len(surgery.key_map.kept)} kept, {len(surgery.key_map.deleted)} deleted, {len(surgery.key_map.added)} added"
+    reason = (
+        f"lost or changed: {', '.join(wrong[:5])}"
+        if wrong
+        else (
+            f"{len(surgery.key_map.kept)} kept, {len(surgery.key_map.deleted)} deleted, {len(surgery.key_map.added)} added"
+        )
     )
     return Check("keys", "fail" if wrong else "pass", len(wrong), 0, reason)
 
@@ -147,7 +153,10 @@ def _residual(
     before: Watched, after: Watched, selected: set[Key], plan: Plan, edited: nn.Module, example_inputs: Any
 ) -> Check:
     """No selected operator executes at its site any more (rule 1)."""
-    left = [f"{'.'.join(str(part) for part in key[1:3])}: {dict(after.by_site[key])}" for key in selected & set(after.by_site)]
+    left = [
+        f"{'.'.join(str(part) for part in key[1:3])}: {dict(after.by_site[key])}"
+        for key in selected & set(after.by_site)
+    ]
     left += [f"{name} (not edited)" for name in plan.unedited]
     left += [str(kernel) for kernel in after.unknown if kernel not in before.unknown]
     if selected:
@@ -179,13 +188,15 @@ def _others(before: Watched, after: Watched, selected: set[Key]) -> Check:
         if key in selected or key[0] == "fused":
             continue
         if before.by_site.get(key) != after.by_site.get(key):
-            wrong.append(f"{'.'.join(str(p) for p in key[1:3])}: {before.by_site.get(key)} became {after.by_site.get(key)}")
+            wrong.append(
+                f"{'.'.join(str(p) for p in key[1:3])}: {before.by_site.get(key)} became {after.by_site.get(key)}"
+            )
     reason = "; ".join(wrong[:5]) if wrong else f"{len(set(before.by_site) - selected)} sites unchanged"
     return Check("other sites", "fail" if wrong else "pass", len(wrong), 0, reason)
 
 
 def _graphs(before: Watched, after: Watched, plan: Plan) -> Check:
-    """The graphs captured after the edit are the ones that the plan describes."""
+    """Compare the graphs captured after the edit with the ones that the plan describes."""
     renamed = {site_key(e.place): _label(e) for e in plan.edits if e.place is not None}
     rescaled = any(edit.action == "rescale" for edit in plan.edits)
     wrong = []
@@ -221,7 +232,9 @@ def _finite(output: Any) -> Check:
     bad = sum(int((~torch.isfinite(t)).sum()) for t in tensors if t.is_floating_point())
     if not tensors:
         return Check("finite", "skip", reason="the model returns no tensor")
-    return Check("finite", "fail" if bad else "pass", bad, 0, f"{bad} values of the output are NaN or infinite" if bad else "")
+    return Check(
+        "finite", "fail" if bad else "pass", bad, 0, f"{bad} values of the output are NaN or infinite" if bad else ""
+    )
 
 
 def _shared_tensors(original: nn.Module, edited: nn.Module) -> Check:
@@ -232,7 +245,7 @@ def _shared_tensors(original: nn.Module, edited: nn.Module) -> Check:
 
 
 def _reload(edited: nn.Module, example_inputs: Any) -> Check:
-    """A pickled and restored model gives the same bits."""
+    """Compare a pickled and restored model's outputs with the model's, bit for bit."""
     stream = io.BytesIO()
     try:
         torch.save(edited, stream)
@@ -240,11 +253,15 @@ def _reload(edited: nn.Module, example_inputs: Any) -> Check:
         restored = torch.load(stream, weights_only=False)  # our own bytes of a moment ago
     except Exception as error:  # noqa: BLE001 - user classes pickle in any way
         text = (str(error).splitlines() or [""])[0]
-        return Check("reload", "skip", reason=f"the model's class cannot be pickled ({type(error).__name__}: {text[:100]})")
+        return Check(
+            "reload", "skip", reason=f"the model's class cannot be pickled ({type(error).__name__}: {text[:100]})"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         first = list(_tensors(call(copy.deepcopy(edited), example_inputs)))
         torch.manual_seed(0)
         second = list(_tensors(call(restored, example_inputs)))
     same = len(first) == len(second) and all(_equal(a, b) for a, b in zip(first, second, strict=True))
-    return Check("reload", "pass" if same else "fail", 0 if same else 1, 0, "" if same else "outputs differ after reload")
+    return Check(
+        "reload", "pass" if same else "fail", 0 if same else 1, 0, "" if same else "outputs differ after reload"
+    )

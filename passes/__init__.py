@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from dcsurgery.passes.base import Pass, PassPlan, pass_for
+
+if TYPE_CHECKING:  # the loop below finds them, and what others put beside them; type checkers cannot follow it
+    from dcsurgery.passes.denormalize import Denormalize as Denormalize
+    from dcsurgery.passes.fold_batch_norm import FoldBatchNorm as FoldBatchNorm
+    from dcsurgery.passes.pipeline import Pipeline as Pipeline
+    from dcsurgery.passes.replace_activations import ReplaceActivations as ReplaceActivations
+    from dcsurgery.passes.rescale_labels import RescaleLabels as RescaleLabels
 
 __all__ = ["Pass", "PassPlan", "Pipeline", "pass_for"]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -10,8 +12,9 @@ from torch import nn
 from dcsurgery.census import Census, take_census
 from dcsurgery.errors import BadInput, NothingMatched
 from dcsurgery.identity import fingerprint_of
-from dcsurgery.passes.base import Pass
+from dcsurgery.passes.base import Pass, PassPlan
 from dcsurgery.plans import Edit, Plan
+from dcsurgery.selectors import Rule, Selection
 from dcsurgery.subclass import original_class
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ class Pipeline:
         notes: list[str] = []
         unedited: list[str] = []
         for entry in self.passes:
-            part = entry.plan(model, census)
+            part = _tolerantly(entry, model, census) if self.allow_empty else entry.plan(model, census)
             clash = {edit.site for edit in part.edits if edit.site} & {edit.site for edit in edits if edit.site}
             if clash:
                 raise BadInput(
@@ -83,7 +86,7 @@ class Pipeline:
             original_class(model).__name__,
             fingerprint_of(model),
             {"passes": [_describe(entry) for entry in self.passes]},
-            tuple(notes),
+            tuple(dict.fromkeys(notes)),  # passes often share their selectors
             tuple(unedited),
         )
 
@@ -98,6 +101,30 @@ class Pipeline:
         from dcsurgery.surgery import operate
 
         return operate(model, self, example_inputs, inplace=inplace)
+
+
+def _tolerantly(entry: Pass, model: nn.Module, census: Census) -> PassPlan:
+    """Plan a pass with the rules that match something; the others become notes."""
+    notes: list[str] = []
+
+    def present(kind: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        kept = []
+        for rule in rules:
+            try:
+                Selection(**{kind: (rule,)}).select(census.sites)  # type: ignore[arg-type]
+                kept.append(rule)
+            except NothingMatched as error:
+                notes.append(str(error))
+        return tuple(kept)
+
+    asked = entry.selection
+    selection = replace(asked, include=present("include", asked.include), exclude=present("exclude", asked.exclude))
+    if asked.include and not selection.include:  # no rule at all would select everything
+        return PassPlan(notes=tuple(notes))
+    tolerant = copy.copy(entry)
+    tolerant.selection = selection
+    part = tolerant.plan(model, census)
+    return replace(part, notes=(*part.notes, *notes))
 
 
 def _describe(entry: Pass) -> dict[str, Any]:

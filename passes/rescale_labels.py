@@ -53,6 +53,7 @@ class RescaleLabels(Pass):
     @classmethod
     def realise(cls, surgeon: Surgeon, edit: Edit) -> None:
         """Multiply the model's labels by C."""
-        rescale = rescale_graph if isinstance(surgeon.model, fx.GraphModule) else rescale_labels
         surgeon.finish()  # amendments of the root come before the rescale, which wraps its forward
-        surgeon.remember(rescale(surgeon.model, edit.settings["C"], edit.settings.get("outputs")))
+        model, C, outputs = surgeon.model, edit.settings["C"], edit.settings.get("outputs")
+        graph = isinstance(model, fx.GraphModule)
+        surgeon.remember(rescale_graph(model, C, outputs) if graph else rescale_labels(model, C, outputs))

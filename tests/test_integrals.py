@@ -188,7 +188,9 @@ def test_the_formula_differentiates_to_the_same(
     name: str, settings: dict[str, Any], activation: Callable[[Tensor], Tensor]
 ) -> None:
     module = integrate(name, **settings)
-    for found, wanted in zip(plain(module, GRID, 3), towers(module, GRID, 3), strict=True):
+    for order, (found, wanted) in enumerate(zip(plain(module, GRID, 3), towers(module, GRID, 3), strict=True)):
+        if name == "elu" and order == 3:  # jumps at 0, where each side's value is as good
+            found, wanted = found[GRID != 0], wanted[GRID != 0]
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 

@@ -76,11 +76,13 @@ class Marked(torch.Tensor):
 class Watched(torch.Tensor):
     """A subclass that looks at operators, below autograd."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     seen: ClassVar[list[str]] = []
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         cls.seen.append(func.__name__)
         with torch._C._DisableTorchDispatch():
             return func(*args, **(kwargs or {}))
@@ -275,7 +277,7 @@ def test_operator_watching_subclass_sees_plain_operators() -> None:
     x = POINTS.clone().as_subclass(Watched).requires_grad_()
     Watched.seen.clear()
     irelu(x)
-    assert "relu.default" in Watched.seen and "addcmul.default" not in Watched.seen
+    assert Watched.seen == ["relu.default"]
 
 
 def test_dispatch_mode_sees_plain_operators() -> None:

@@ -207,10 +207,12 @@ def _pna() -> nn.Module:
 
 
 def _visnet() -> nn.Module:
-    from dcsurgery.zoo.ocp.graph import RadiusDistance
     from torch_geometric.nn.models import ViSNet
 
-    model = ViSNet(num_heads=2, num_layers=2, hidden_channels=8, num_rbf=8, max_z=20, vertex=True)
+    from dcsurgery.zoo.ocp.graph import RadiusDistance
+
+    # Narrower, an atom's vector features can all be 0 after IReLU, and the norm of a zero vector has no second derivative.
+    model = ViSNet(num_heads=2, num_layers=2, hidden_channels=32, num_rbf=8, max_z=20, vertex=True)
     # PyG's own neighbour search needs a compiled extension.
     model.representation_model.distance = RadiusDistance(5.0)
     return model

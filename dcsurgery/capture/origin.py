@@ -25,7 +25,7 @@ __all__ = ["BOUNDARIES", "Origin", "chain_of", "is_library_file", "method_codes"
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _CORE = str(Path(__file__).parent.parent) + os.sep
-_ZOO = os.path.join(_CORE, "zoo") + os.sep  # the zoo's models are models like any other
+_ZOO = f"{_CORE}zoo{os.sep}"  # the zoo's models are models like any other
 BOUNDARIES = {
     nn.Module._call_impl.__code__,
     nn.Module._wrapped_call_impl.__code__,
@@ -67,7 +67,7 @@ def short_file(filename: str) -> str:
     for marker in ("site-packages" + os.sep, "dist-packages" + os.sep):
         if marker in filename:
             return filename.rpartition(marker)[2]
-    here = os.getcwd() + os.sep
+    here = f"{Path.cwd()}{os.sep}"
     return filename.removeprefix(here)
 
 
@@ -167,4 +167,4 @@ def _method_owner(frame: types.FrameType, key: CodeKey) -> nn.Module | None:
     candidate = frame.f_locals.get(names[0])
     if not isinstance(candidate, nn.Module):
         return None
-    return candidate if key in method_codes(original_class(candidate)) else None
+    return candidate if key in method_codes(original_class(candidate)) else None  # type: ignore[arg-type]

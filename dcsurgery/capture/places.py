@@ -132,9 +132,9 @@ class Places:
         """Return the outermost frame, up to the module call, of a function that is an activation as a whole."""
         found = None
         while frame is not None and frame.f_code not in BOUNDARIES:
-            if not is_library_file(frame.f_code.co_filename):
-                if frame.f_code in self._slot_codes or self._match_of_code(frame) is not None:
-                    found = frame
+            code = frame.f_code
+            if not is_library_file(code.co_filename) and (code in self._slot_codes or self._match_of_code(frame)):
+                found = frame
             frame = frame.f_back
         return found
 
@@ -152,7 +152,7 @@ class Places:
         if code.co_argcount < 1 or (code.co_name.startswith("<") and code.co_name != "<lambda>"):
             return True
         first = frame.f_locals.get(code.co_varnames[0])
-        return isinstance(first, nn.Module) and code_key(code) in method_codes(original_class(first))
+        return isinstance(first, nn.Module) and code_key(code) in method_codes(original_class(first))  # type: ignore[arg-type]
 
 
 def _function_of(frame: types.FrameType) -> Any:

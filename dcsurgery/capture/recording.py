@@ -13,7 +13,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import fx, nn
@@ -91,7 +91,7 @@ class Recorder(TorchFunctionMode):
         self._compounds: dict[types.FrameType, tuple[Key | None, fx.Node | None]] = {}
         self.busy = False  # our own bookkeeping calls torch, too
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Self:
         self._hooks = [
             nn_module.register_module_forward_pre_hook(self._quietly(self._enter)),
             nn_module.register_module_forward_hook(self._quietly(self._leave), always_call=True),
@@ -99,7 +99,7 @@ class Recorder(TorchFunctionMode):
         super().__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         for hook in self._hooks:
             hook.remove()
@@ -137,10 +137,10 @@ class Recorder(TorchFunctionMode):
             else:
                 self.recording.calls[path] += 1
                 if path not in self.recording.graphs:
-                    self._begin(frame, module, path, args)
+                    self._begin(frame, path, args)
         self._stack.append(frame)
 
-    def _begin(self, frame: _Frame, module: nn.Module, path: str, args: tuple[Any, ...]) -> None:
+    def _begin(self, frame: _Frame, path: str, args: tuple[Any, ...]) -> None:
         frame.graph = self.recording.graphs[path] = fx.Graph()
         for index, leaf in enumerate(pytree.tree_leaves((args, frame.kwargs))):
             if isinstance(leaf, torch.Tensor) and id(leaf) not in frame.nodes:
@@ -256,10 +256,10 @@ class Recorder(TorchFunctionMode):
                 return key
         wrapped = self._places.recognised_frame(origin, self._stack_paths())
         if wrapped is not None:
-            key, wrapped_match, outer = wrapped
-            if key is not None:
-                self._count(key, wrapped_match, "attribute", origin)
-                return key
+            held, wrapped_match, outer = wrapped
+            if held is not None:
+                self._count(held, wrapped_match, "attribute", origin)
+                return held
             return self._call_event(outer, wrapped_match, "function")
         if match is None:
             return None
@@ -332,9 +332,7 @@ class Recorder(TorchFunctionMode):
             name = getattr(getattr(func, "__self__", None), "__name__", name)
             node = frame.graph.create_node("call_function", getattr, (self._mapped(frame, args[0]), name), {})
         elif _is_method(func):
-            node = frame.graph.create_node(
-                "call_method", name, self._mapped(frame, args), self._mapped(frame, kwargs)
-            )
+            node = frame.graph.create_node("call_method", name, self._mapped(frame, args), self._mapped(frame, kwargs))
         else:
             node = frame.graph.create_node(
                 "call_function", func, self._mapped(frame, args), self._mapped(frame, kwargs), name=name or None
@@ -393,7 +391,7 @@ class Recorder(TorchFunctionMode):
 def _marker(name: str) -> Any:
     """Return a target that shows a user's function by name."""
 
-    def marker(*args: Any) -> Any:
+    def marker(*_: Any) -> Any:
         return outside(name)
 
     marker.__name__ = marker.__qualname__ = name

@@ -26,7 +26,7 @@ class _ShallowTracer(fx.Tracer):
         self._path = path
         self._places = places
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return True
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
@@ -120,7 +120,7 @@ def disagreement(
 
 
 def _bound(placeholders: list[fx.Node], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    values = []
+    values: list[Any] = []
     for index, node in enumerate(placeholders):
         name = str(node.target)
         if name.startswith("*"):

@@ -158,7 +158,7 @@ def add_record(entries: dict[str, Any], record: Mapping[str, Any]) -> None:
     entries
         The checkpoint's entries; changed.
     record
-        Plain values; ``plan`` is the plan as YAML, ``key_map`` maps old to new keys of the state dict.
+        Plain values; ``plan`` is the plan as YAML, ``key_map`` (optional) which keys of the state dict went and came.
 
     Raises
     ------

@@ -115,7 +115,8 @@ def differences(before: Description, after: Description) -> list[str]:
         keys = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
         if keys:
             shown = ", ".join(keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
-            told.append(f"{len(keys)} {what}{'s' if what[-1] != 's' else 'es'} ({shown})"[: 40 + 120])
+            plural = "" if len(keys) == 1 else "es" if what.endswith("s") else "s"
+            told.append(f"{len(keys)} {what}{plural} ({shown})")
     return told
 
 

@@ -172,7 +172,7 @@ class Policy:
                 fix="install the version of the package that the file was saved with",
             ) from None
         value = _walk(holder, name)
-        if value is _MISSING:
+        if value is _MISSING and not hasattr(holder, name.partition(".")[0]):
             raise BadInput(
                 f"needs {module}.{name}, which the installed version does not have",
                 fix=f"install the version of {module.partition('.')[0]} that the file was saved with",
@@ -310,7 +310,7 @@ def _is_allowed_class(module: str, name: str, value: type) -> bool:
         return top != "torch" or value.__module__.startswith(_TORCH_MODULES)
     if isinstance(value, _STORAGE_CLASS) or value is torch.UntypedStorage:
         return True
-    if dataclasses.is_dataclass(value) and top != "torch":
+    if dataclasses.is_dataclass(value) and top != "torch" and top not in sys.stdlib_module_names:
         # A table of attributes, as long as restoring or dropping it runs no code of its own.
         own = [name for name in ("__setstate__", "__del__") if getattr(value, name, None) is not None]
         return top == "dcsurgery" or (not own and value.__new__ is object.__new__)

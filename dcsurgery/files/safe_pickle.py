@@ -107,7 +107,7 @@ class _Rehearsal(_MACHINE):
         self.append(self.find_class("", "a name computed by the file") if computed else self.find_class(module, name))
 
     def get_extension(self, code: int) -> None:
-        self.append(self.find_class("copyreg", f"extension {code}"))
+        self.append(self.find_class("", f"copyreg extension {code}"))
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_newobj

@@ -22,6 +22,7 @@ from dcsurgery.files.destination import check_output, temporary_beside
 from dcsurgery.files.proof import compare, reread
 from dcsurgery.files.reading import ModelFile
 from dcsurgery.files.unpicklable import find_unpicklable
+from dcsurgery.identity import fingerprint_of
 
 __all__ = ["FORMATS", "save", "write"]
 
@@ -105,20 +106,14 @@ def save(model: Any, path: str | Path, format: Format = "auto", *, force: bool =
         raise BadInput(f"can save a module or a Surgery, got {type(model).__name__}", fix="pass the model")
     record = None
     if surgery is not None:
-        record = {"plan": surgery.plan.to_yaml(), "key_map": _plain(surgery.key_map)}
+        record = {"plan": surgery.plan.to_yaml(), "key_map": surgery.key_map.to_dict()}
     if format == "auto" and _can_rebuild(module, surgery):
         format = "checkpoint"
     return write(module, path, record=record, force=force, format=format)
 
 
-def _plain(key_map: Any) -> dict[str, str | None]:
-    return {str(old): None if new is None else str(new) for old, new in dict(key_map).items()}
-
-
 def _can_rebuild(model: nn.Module, surgery: Any) -> bool:
     """Return whether a checkpoint of the model could be read again: same structure, edits included."""
-    from dcsurgery.identity import fingerprint_of
-
     if not isinstance(getattr(model, "dcsurgery_config", None), dict):
         return False
     with torch.random.fork_rng(devices=[]):

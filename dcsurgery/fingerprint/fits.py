@@ -48,6 +48,9 @@ _LINES = {
     radius: (abs(GRID) <= radius, np.linalg.qr(np.stack([ONE, GRID], 1)[abs(GRID) <= radius])[0])
     for radius in (*_RANGES, GUARD)
 }
+#: Curves are compared with these weights, or squares would differ only where they are large.
+_WEIGHT = 1 / (0.1 + np.abs(GRID))
+_WEIGHTED_LINES = np.linalg.qr(np.stack([ONE, GRID], 1) * _WEIGHT[:, None])[0]
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,14 @@ def bend(y: Array, radius: float) -> float:
 
 
 def bent(values: Array) -> Array:
-    """Return what curves (n, len(GRID)) have beside a straight line; 0 where that is next to nothing.
+    """Return what curves (n, len(GRID)) have beside a straight line, weighted; 0 where that is next to nothing.
 
     The shift is gone then, and so is the straight part, in which most activations are alike.
     """
-    lines = _LINES[np.inf][1]
-    rest = values - (values @ lines) @ lines.T
+    weighted = values * _WEIGHT
+    rest = weighted - (weighted @ _WEIGHTED_LINES) @ _WEIGHTED_LINES.T
     norms = np.linalg.norm(rest, axis=1, keepdims=True)
-    return np.where(norms > AFFINE * np.linalg.norm(values, axis=1, keepdims=True), rest, 0.0)
+    return np.where(norms > AFFINE * np.linalg.norm(weighted, axis=1, keepdims=True), rest, 0.0)
 
 
 def tolerances(y: Array) -> Array:

@@ -17,8 +17,8 @@ __all__ = ["gain_fits"]
 #: softplus(beta=1000).
 _GAINS = 2.0 ** (np.arange(-48, 81) / 8)
 #: How much of the callable's bend a curve may leave unexplained at the best gain in the table, and how many such
-#: curves are tried, nearest first. (With random gains, the right curve left at most 0.0013 and was at worst third.)
-_NEAR, _TRIED = 0.01, 6
+#: curves are tried, nearest first. (Of 3000 random gains, scales and shifts no right curve was lost that way.)
+_NEAR, _TRIED = 0.01, 12
 
 
 def gain_fits(y: Array, limit: Array) -> Iterator[Fit]:

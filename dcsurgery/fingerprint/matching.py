@@ -43,12 +43,14 @@ def best_fit(y: Array) -> Match | None:
             fits += [tidy for tidy in (*_tidied(fit, y), fit) if tidy.agrees(y, limit)][:1]
     if not fits:
         return None
-    return min(fits, key=_preference).to_match()
+    both_signs = bool(y.min() < 0 < y.max())
 
+    def preference(fit: Fit) -> tuple[int, bool, int, bool]:
+        # tanh and sigmoid are one curve: with as many constants, values of both signs are tanh's, of one sign a gate's.
+        is_gate = fit.operator.role == "gate"
+        return fit.constants, is_gate == both_signs, OPERATORS.index(fit.operator), fit.gain < 0
 
-def _preference(fit: Fit) -> tuple[int, float, int, bool]:
-    # tanh and sigmoid are one curve: at equal numbers of constants, a range about 0 is tanh's, one from 0 sigmoid's.
-    return fit.constants, round(abs(fit.shift / fit.scale), 9), OPERATORS.index(fit.operator), fit.gain < 0
+    return min(fits, key=preference).to_match()
 
 
 def _renamed(fit: Fit) -> Iterator[Fit]:

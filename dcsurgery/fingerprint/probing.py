@@ -41,12 +41,12 @@ def identify(fn: Callable[..., Any]) -> Match | None:
     Match or None
         None where it is affine, not elementwise, not deterministic, not finite, or like nothing in the catalog.
     """
-    try:
-        with _quiet():
+    with _quiet():
+        try:
             values = _probe(fn)
-    except Exception:  # noqa: BLE001 - a probed callable may raise anything, and then it is no activation
-        return None
-    return None if values is None else best_fit(values)
+        except Exception:  # noqa: BLE001 - a probed callable may raise anything, and then it is no activation
+            return None
+        return None if values is None else best_fit(values)
 
 
 def _probe(fn: Callable[..., Any]) -> Array | None:
@@ -87,13 +87,14 @@ def _quiet() -> Iterator[None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with ExitStack() as stack:
+            # Modes first, so that they do not see what follows; set_default_device is such a mode, too.
+            stack.enter_context(_disable_current_modes())
+            stack.enter_context(torch._C.DisableTorchFunction())
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.autocast("cpu", enabled=False))
-            stack.enter_context(_disable_current_modes())
-            stack.enter_context(torch._C.DisableTorchFunction())  # set_default_device is such a mode, too
             yield
     finally:
         random.setstate(python_state)

@@ -48,6 +48,7 @@ def test_outputs_are_finite_and_not_zero_in_train_and_eval_mode(case, dtype):
 def test_weights_inputs_and_outputs_are_the_same_every_time(case):
     torch.manual_seed(1)
     first = case.build().eval()
+    torch.manual_seed(2)
     state = torch.random.get_rng_state()
     second = case.build().eval()
     assert torch.equal(state, torch.random.get_rng_state())
@@ -118,10 +119,11 @@ def test_a_default_device_that_deepxde_sets_is_taken_back(before, monkeypatch):
     coverage.deepxde()
     torch.set_default_device(before)
     try:
-        wanted = torch.get_default_device()
+        wanted, modes = torch.get_default_device(), len(torch.overrides._get_current_function_mode_stack())
         monkeypatch.setattr(builtins, "__import__", moving_import)
         coverage.deepxde()
         monkeypatch.undo()
         assert torch.get_default_device() == wanted
+        assert len(torch.overrides._get_current_function_mode_stack()) == modes
     finally:
         torch.set_default_device(None)

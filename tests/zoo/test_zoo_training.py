@@ -121,6 +121,18 @@ def test_training_is_reproducible_and_leaves_mode_and_random_numbers_alone():
     assert train(model_of("cgconv-bn"), data, steps=2, batch_size=4, held_out=4, seed=6).losses != runs[0]
 
 
+def test_dropout_follows_the_seed_and_not_the_callers_random_numbers():
+    class Dropped(Springs):
+        def forward(self, z, pos, batch):
+            return super().forward(z, nn.functional.dropout(pos, 0.5, self.training), batch)
+
+    losses = []
+    for noise in (0, 1):
+        torch.manual_seed(noise)
+        losses.append(train(Dropped(), springs_data(), steps=2, held_out=3, seed=4).losses)
+    assert losses[0] == losses[1]
+
+
 def test_errors_are_measured_in_eval_mode():
     model, data = model_of("cgconv-bn").train(), first_frames(12)
     one = evaluate(model, data, batch_size=12)

@@ -1,0 +1,181 @@
+"""``dcsurgery apply`` and ``dcsurgery transform``: read, plan, edit, check, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dcsurgery.cli import options
+from dcsurgery.cli.documents import plan_document, surgery_document, to_json
+from dcsurgery.cli.inputs import Source, read_plan
+from dcsurgery.cli.outputs import Destination, default_output, write_text
+from dcsurgery.cli.request import Request
+from dcsurgery.cli.screen import Screen, screen_for
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dcsurgery.census import Census
+    from dcsurgery.plans import Plan
+
+__all__ = ["apply", "transform"]
+
+CHECK_FAILED = 1
+
+
+def apply(
+    model: options.Model,
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="What dcsurgery plan wrote.", show_default=False)],
+    output: options.Output = None,
+    report: options.ReportFile = None,
+    force: options.Force = False,
+    no_verify: options.NoVerify = False,
+    keep_failed: options.KeepFailed = False,
+    inputs: options.Inputs = None,
+    trust: options.Trust = False,
+    imports: options.Imports = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Apply a plan to the model that it was made for, check the result, and write it."""
+    with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
+        source = Source(model, inputs, trust, tuple(imports or ()))
+        to = Destination(output or default_output(model), report, force, not no_verify, keep_failed)
+        source.check()
+        planned = read_plan(plan)
+        to.check((*source.files, plan))
+        return _operate("apply", screen, source, to, lambda _model, _census: planned)
+
+
+def transform(
+    model: options.Model,
+    irelu: options.Irelu = False,
+    denorm: options.Denorm = False,
+    rescale: options.Rescale = None,
+    activation: options.Activation = None,
+    gates: options.Gates = False,
+    outputs: options.Outputs = None,
+    scope: options.Scope = "all",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    allow_empty: options.AllowEmpty = False,
+    output: options.Output = None,
+    report: options.ReportFile = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    no_verify: options.NoVerify = False,
+    keep_failed: options.KeepFailed = False,
+    inputs: options.Inputs = None,
+    trust: options.Trust = False,
+    imports: options.Imports = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Edit a model file: plan, apply, check, write. Without an edit the output is a copy."""
+    with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
+        source = Source(model, inputs, trust, tuple(imports or ()))
+        request = Request(
+            irelu,
+            denorm,
+            rescale,
+            activation,
+            gates,
+            tuple(outputs or ()),
+            scope,
+            tuple(include or ()),
+            tuple(exclude or ()),
+            allow_empty,
+        )
+        to = Destination(output or default_output(model), report, force, not no_verify, keep_failed)
+        source.check()
+        if not dry_run:
+            to.check((*source.files, *request.files))
+        pipeline = request.pipeline()
+        return _operate(
+            "transform",
+            screen,
+            source,
+            None if dry_run else to,
+            lambda module, census: pipeline.plan(module, census=census),
+        )
+
+
+def _operate(
+    command: str,
+    screen: Screen,
+    source: Source,
+    to: Destination | None,
+    plan_for: Callable[[nn.Module, Census], Plan],
+) -> int:
+    """Do it all; without a destination, only show the plan. Return the exit code."""
+    import dcsurgery
+    from dcsurgery.census import take_census
+    from dcsurgery.cli import tables
+    from dcsurgery.surgery import examine
+
+    with screen.steps(4 if to is None else 7) as begin:
+        begin("reading the inputs")
+        example_inputs = source.read_inputs()
+        begin(f"reading {source.model}")
+        read = source.read_model()
+        begin("finding the sites")
+        census = take_census(read.model, example_inputs)
+        begin("planning")
+        plan = plan_for(read.model, census)
+        if to is not None:
+            begin("editing")
+            surgery = dcsurgery.apply(read.model, plan)
+            begin("checking" if to.verify else "not checking")
+            examine(read.model, surgery, census, example_inputs, verify=to.verify)
+            keep = surgery.report.ok or to.keep_failed
+            begin(f"writing {to.model}, and reading it again" if keep else "not writing")
+            if keep:
+                _write(read, surgery, to, example_inputs)
+    about = source.describe(read.kind)
+    if to is None:
+        for note in plan.notes:
+            screen.warn(note)
+        screen.result(tables.edits_table(plan), "dry run: nothing was written")
+        screen.document(plan_document(command, plan, census, {**about, "output": None}))
+        return 0
+    code = 0 if surgery.report.ok else CHECK_FAILED
+    document = surgery_document(command, code, surgery, census, {**about, "output": to.model if keep else None})
+    if to.report is not None:
+        write_text(to.report, to_json(document) + "\n")
+    _show(screen, surgery, to, keep)
+    screen.document(document)
+    return code
+
+
+def _write(read: ModelFile, surgery: Surgery, to: Destination, example_inputs: Any) -> None:
+    from dcsurgery import __version__, files
+
+    record = None
+    if read.kind == "checkpoint" and surgery.plan.edits:
+        key_map = surgery.key_map.to_dict()
+        record = {"plan": surgery.plan.to_yaml(), "key_map": key_map, "version": __version__}
+    # What failed a check, or was not to be checked, is not run again.
+    inputs = example_inputs if to.verify and surgery.report.ok else None
+    files.write(surgery.model, to.model, like=read, record=record, force=to.force, example_inputs=inputs)
+
+
+def _show(screen: Screen, surgery: Surgery, to: Destination, kept: bool) -> None:
+    from dcsurgery.cli import tables
+
+    report = surgery.report
+    for warning in report.warnings:
+        screen.warn(warning)
+    screen.show(tables.edits_table(surgery.plan), *tables.checks_tables(report))
+    for line in (*report.done, *(f"left alone: {site}" for site in report.left_alone)):
+        screen.detail(line)
+    if not report.ok:
+        failed = report.failures[0]
+        fate = f"{to.model} was written all the same" if kept else "no model was written; --keep-failed writes it"
+        screen.fail(f"check {failed.name!r} failed: {failed.reason} ({fate})")
+    if kept:
+        screen.show(f"wrote {to.model}")

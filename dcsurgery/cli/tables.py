@@ -1,0 +1,164 @@
+"""Sites, edits and checks as tables that fit 80 columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dcsurgery.census import Census
+from dcsurgery.plans import Edit, Plan
+from dcsurgery.report import Check, Report
+from dcsurgery.sites import Site
+
+__all__ = ["census_tables", "checks_tables", "edits_table"]
+
+_WIDE = 120  # columns from which on file names are shown with their folders
+_ROLES = (
+    ("activation", "Activations"),
+    ("normalization", "Normalizations"),
+    ("gate", "Gates (edited with --gates only)"),
+    ("basis", "Bases (not edited)"),
+)
+_ALIASES = 2
+_SIGNS = {"delete": "-", "rescale": "+"}
+_STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
+
+
+def census_tables(census: Census, width: int, *, captures: bool = False) -> Iterator[RenderableType]:
+    """Yield one table for each role, and a summary.
+
+    Parameters
+    ----------
+    census
+        What was found.
+    width
+        Columns of the screen; the tables need about 80.
+    captures
+        Add a table that says how each module was captured.
+    """
+    for role, title in _ROLES:
+        sites = [site for site in census.sites if site.role == role]
+        if sites:
+            yield _sites_table(f"{title}: {len(sites)}", sites, ran=census.inputs_given, wide=width >= _WIDE)
+    if captures and census.captures:
+        yield _captures_table(census)
+    yield _summary(census)
+
+
+def _sites_table(title: str, sites: Sequence[Site], *, ran: bool, wide: bool) -> Table:
+    noted = any(_note(site) for site in sites)
+    table = _table(title, "site", "operator", "written as", "where", "output block")
+    if ran:
+        table.add_column("runs", justify="right", no_wrap=True)
+    if noted:
+        table.add_column("note", overflow="fold")
+    for site in sites:
+        row = [_name(site), _operator(site), site.how, _where(site, wide), _output_block(site)]
+        row += [str(site.runs)] if ran else []
+        table.add_row(*map(_cell, row), *([_cell(_note(site))] if noted else []))
+    return table
+
+
+def _name(site: Site) -> str:
+    others = [name for name in (*site.aliases, *site.shared_with) if name != site.name]
+    if not others:
+        return site.name
+    more = f" and {len(others) - _ALIASES} more" if len(others) > _ALIASES else ""
+    return f"{site.name}\nalso {', '.join(others[:_ALIASES])}{more}"
+
+
+def _operator(site: Site) -> str:
+    return site.operator if site.match == "listed" else f"{site.operator}\n({site.match})"
+
+
+def _where(site: Site, wide: bool) -> str:
+    return site.where if wide or not site.file else f"{PurePath(site.file).name}:{site.line}"
+
+
+def _output_block(site: Site) -> str:
+    return f"yes, by {site.block_rule}" if site.in_output_block else ""
+
+
+def _note(site: Site) -> str:
+    return site.reason if site.editable else f"not editable: {site.reason}"
+
+
+def _captures_table(census: Census) -> Table:
+    table = _table("Captured graphs", "module", "class", "how", "proven", "why not symbolic")
+    for capture in census.captures:
+        proven = "yes" if capture.proven else "no"
+        cells = (capture.path or "(model)", capture.class_name, capture.method, proven, capture.reason)
+        table.add_row(*map(_cell, cells))
+    return table
+
+
+def _summary(census: Census) -> str:
+    counts = Counter(site.role for site in census.sites)
+    roles = (("activation", "s"), ("normalization", "s"), ("gate", "s"), ("basis", ""))
+    found = [f"{counts[role]} {role}{plural * (counts[role] != 1)}" for role, plural in roles if counts[role]]
+    methods = Counter(capture.method for capture in census.captures)
+    graphs = ", ".join(f"{count} {method}" for method, count in methods.items())
+    return f"{census.model}: {', '.join(found) or 'no sites'}; modules captured: {graphs or 'none'}"
+
+
+def edits_table(plan: Plan) -> RenderableType:
+    """Return a plan's edits as a table; as a sentence if there are none."""
+    if not plan.edits:
+        return f"{plan.model or 'the model'}: no edits, so the result is a copy"
+    table = _table(f"{plan.model}: {len(plan.edits)} edit{'s' * (len(plan.edits) != 1)}", "", "site", "now", "then")
+    for edit in plan.edits:
+        table.add_row(*map(_cell, (_SIGNS.get(edit.action, "~"), edit.site or "(model)", edit.operator, _then(edit))))
+    return table
+
+
+def _then(edit: Edit) -> str:
+    match edit.action:
+        case "replace":
+            return edit.replacement or ""
+        case "delete":
+            return "deleted"
+        case "rescale":
+            return f"labels times C = {edit.settings.get('C')}"
+        case action:
+            return " ".join([action, *(f"{key}={value}" for key, value in edit.settings.items())])
+
+
+def checks_tables(report: Report) -> Iterator[RenderableType]:
+    """Yield the checks as a table; nothing if none were made."""
+    if not report.checks:
+        return
+    table = _table("Checks", "result", "check")
+    table.add_column("figure", justify="right", no_wrap=True)
+    table.add_column("limit", justify="right", no_wrap=True)
+    table.add_column("what it says", overflow="fold")
+    for check in report.checks:
+        status = Text(check.status, style=_STYLES[check.status])
+        table.add_row(
+            status, _cell(check.name), _cell(_figure(check.figure)), _cell(_figure(check.limit)), _says(check)
+        )
+    yield table
+
+
+def _says(check: Check) -> Text:
+    return _cell(check.reason)
+
+
+def _figure(number: float | None) -> str:
+    return "" if number is None else f"{number:.3g}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _cell(text: str) -> Text:
+    return Text(text)  # never as markup: names contain brackets
