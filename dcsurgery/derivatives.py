@@ -90,7 +90,7 @@ def _prepare(model: nn.Module, example_inputs: Any) -> tuple[Function, tuple[tor
     if float(values.abs().max()) < 1e-12:
         return "the output is zero: a comparison would show nothing"
     used = torch.autograd.grad(
-        sum(o.sum() for o in outputs),
+        torch.stack([o.sum() for o in outputs]).sum(),
         tensors,
         allow_unused=True,
     )

@@ -59,7 +59,8 @@ def amended(cls: type[nn.Module], amendment: Amendment) -> type[nn.Module]:
         "_dcsurgery_original": original_class(cls),
         "_dcsurgery_amendments": (*amendments_of(cls), amendment),
     }
-    new: type[nn.Module] = type(cls)(cls.__name__, (cls,), members)
+    metaclass: Any = type(cls)
+    new: type[nn.Module] = metaclass(cls.__name__, (cls,), members)
     with _LOCK:
         return _CLASSES.setdefault((cls, amendment), new)
 
@@ -96,5 +97,6 @@ def rebuild(cls: type[nn.Module], amendments: tuple[Amendment, ...]) -> nn.Modul
 
 def _reduce_ex(self: nn.Module, protocol: int) -> tuple[Any, ...]:
     # object's own reduction honours a user-defined __getstate__; only the constructor is exchanged.
-    _, _, state, *rest = object.__reduce_ex__(self, max(protocol, 2))
+    reduced: Any = object.__reduce_ex__(self, max(protocol, 2))
+    _, _, state, *rest = reduced
     return (rebuild, (original_class(self), amendments_of(self)), state, *rest)
