@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -22,6 +22,9 @@ from dcsurgery.plans import Plan
 from dcsurgery.selectors import Selection
 from dcsurgery.surgery import Surgery, apply_plan, operate
 from dcsurgery.verification import verify
+
+if TYPE_CHECKING:
+    from dcsurgery.files.writing import Format
 
 __all__ = ["apply", "inspect", "load", "plan", "rescale_constant", "save", "transform", "verify"]
 

@@ -44,11 +44,17 @@ def callee_is(callee: Any, operator: str) -> bool:
 
 
 def apply_edit(
-    operator: str, replacement: str | nn.Module | None, callee: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    operator: str,
+    replacement: str | nn.Module | None,
+    callee: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    copied: bool = False,
 ) -> Any:
     """Return what the edited call returns: the replacement's value, or the input where a norm was deleted."""
     if replacement is None:
-        return _argument(args, kwargs, operator_named(operator).returns)
+        return pass_on(_argument(args, kwargs, operator_named(operator).returns), copied)
     activation = activation_function(replacement)
     x = _argument(args, kwargs, 0)
     if operator == "glu":
@@ -63,6 +69,15 @@ def replace_in_place(x: torch.Tensor, activation: Callable[[torch.Tensor], torch
         result: torch.Tensor = handle_torch_function(replace_in_place, (x,), x, activation)
         return result
     return x.copy_(activation(x.clone()))
+
+
+def pass_on(x: Any, copied: bool) -> Any:
+    """Return ``x``, or a copy; a torch function mode sees one call, where there is any."""
+    if not copied or not isinstance(x, torch.Tensor):
+        return x
+    if has_torch_function_unary(x):
+        return handle_torch_function(pass_on, (x,), x, copied)
+    return x.clone()
 
 
 class GatedLinear(nn.Module):

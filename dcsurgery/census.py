@@ -240,6 +240,7 @@ def _slot_site(places: Places, slot: Any, recording: Recording, ran: bool) -> Si
         runs=(event.runs if event else 0) if ran else None,
         reason=match.operator.reason,
         classes=_classes(slot.value),
+        overwritten=event is not None and event.overwritten,
     )
 
 
@@ -291,6 +292,7 @@ def _call_site(name: str, event: Event, places: Places, ran: bool) -> Site:
         line=event.line,
         runs=event.runs if ran else None,
         reason=event.match.operator.reason or event.reason,
+        overwritten=event.overwritten,
     )
 
 

@@ -57,7 +57,7 @@ class _Interception(TorchFunctionMode):
         edit = None if match is None else self._edit(sys._getframe(1))
         if edit is None or match is None or edit.operator != match.operator.name:
             return func(*args, **(kwargs or {}))
-        return apply_edit(edit.operator, edit.replacement, func, args, kwargs or {})
+        return apply_edit(edit.operator, edit.replacement, func, args, kwargs or {}, copied=edit.copied)
 
     def _edit(self, frame: types.FrameType | None) -> CallEdit | None:
         found = None

@@ -55,7 +55,8 @@ class Edit:
             case "fold":
                 return f"~ {target}: {self.operator} => folded into {self.settings.get('into', 'the layer before')}"
             case "rescale":
-                return f"+ {target}: labels rescaled by C = {self.settings.get('C'):g}"
+                C = self.settings.get("C")  # a plan may be written by hand
+                return f"+ {target}: labels rescaled by C = {f'{C:g}' if isinstance(C, int | float) else C}"
             case _:
                 return f"~ {target}: {self.action} {self.operator}".rstrip()
 

@@ -44,6 +44,7 @@ class CallEdit:
     chains: tuple[Chain, ...]
     operator: str
     replacement: str | nn.Module | None
+    copied: bool = False  # of a deleted norm: its result is written into, so it must not be its input
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _site_helper(edit: CallEdit) -> Callable[..., Any]:
                     seen.add(callee)
             except TypeError:
                 pass
-        return apply_edit(edit.operator, edit.replacement, callee, args, kwargs)
+        return apply_edit(edit.operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
 
     return helper
 

@@ -13,10 +13,11 @@ from typing import Any
 from dcsurgery.errors import BadInput, NothingMatched
 from dcsurgery.sites import Role, Site
 
-__all__ = ["OUTPUT_BLOCKS", "SCOPES", "Rule", "Selection"]
+__all__ = ["NAME_THEM", "OUTPUT_BLOCKS", "SCOPES", "Rule", "Selection"]
 
 OUTPUT_BLOCKS = "output-blocks"
 SCOPES = ("all", OUTPUT_BLOCKS)
+NAME_THEM = "say which sites are meant by name, for instance include='head.*'; dcsurgery inspect lists them"
 _PREFIXES = {
     "role": lambda site: site.role,
     "kind": lambda site: site.role,
@@ -68,7 +69,7 @@ class Selection:
         for kind, rules in (("include", self.include), ("exclude", self.exclude)):
             for rule in rules:
                 if not any(_matches(rule, site) for site in sites):
-                    raise _missed(kind, rule, sites)
+                    raise _missed(kind, rule, sites, role)
         return tuple(
             site
             for site in sites
@@ -122,7 +123,7 @@ def _matches(rule: Rule, site: Site) -> bool:
     if isinstance(rule, type):
         return any(cls in site.classes for cls in _class_names(rule))
     if not isinstance(rule, str):
-        return bool(rule(site))
+        return _ask(rule, site)
     if rule == OUTPUT_BLOCKS:
         return site.in_output_block
     if rule.startswith("re:"):
@@ -137,6 +138,17 @@ def _matches(rule: Rule, site: Site) -> bool:
     return any(_name_matches(rule, name) for name in site.names)
 
 
+def _ask(predicate: Callable[[Site], bool], site: Site) -> bool:
+    try:
+        return bool(predicate(site))
+    except Exception as error:
+        raise BadInput(
+            f"the {_text(predicate)} raised {type(error).__name__}: {error}",
+            where=site.name,
+            fix="a predicate takes a Site and returns True or False",
+        ) from error
+
+
 def _class_names(cls: type) -> tuple[str, ...]:
     return (f"{cls.__module__}.{cls.__qualname__}",)
 
@@ -148,11 +160,17 @@ def _name_matches(rule: str, name: str) -> bool:
     return fnmatch.fnmatchcase(name, rule) or fnmatch.fnmatchcase(name, rule.replace("[", "[[]"))
 
 
-def _missed(kind: str, rule: Rule, sites: Sequence[Site]) -> NothingMatched:
+def _missed(kind: str, rule: Rule, sites: Sequence[Site], role: Role | None) -> NothingMatched:
     text = _text(rule)
-    near = _near(text, sites) if isinstance(rule, str) else ""
-    fix = f"did you mean {near}?" if near else "dcsurgery inspect lists the sites"
-    return NothingMatched(f"no site matches {kind} {text!r}", fix=fix)
+    what = f"no {role or 'site'} matches {'the exclude rule ' if kind == 'exclude' else ''}{text!r}"
+    if rule == OUTPUT_BLOCKS:
+        return NothingMatched(f"{what}: no output block was found", fix=NAME_THEM)
+    if not isinstance(rule, str):
+        return NothingMatched(what, fix="dcsurgery inspect lists the sites")
+    near = _near(text, [site for site in sites if role is None or site.role == role]) or _near(text, sites)
+    if near:
+        return NothingMatched(f"{what}: did you mean {near}?")
+    return NothingMatched(what, fix="dcsurgery inspect lists the sites")
 
 
 def _near(text: str, sites: Sequence[Site]) -> str:
@@ -162,6 +180,11 @@ def _near(text: str, sites: Sequence[Site]) -> str:
         for name in site.names:
             parts = name.split(".")
             groups.update({name: 1, **{".".join([*parts[:i], "*"]): 1 for i in range(1, len(parts))}})
-        groups.update({f"op:{site.operator}": 1, f"kind:{site.role}": 1})
-    close = difflib.get_close_matches(text.removeprefix("re:"), list(groups), n=3, cutoff=0.6)
-    return " or ".join(f"{g!r} ({groups[g]} site{'s' * (groups[g] != 1)})" for g in close)
+        groups.update({f"op:{site.operator}": 1, f"kind:{site.role}": 1, f"how:{site.how}": 1})
+        groups.update({f"class:{name.rpartition('.')[2]}" for name in site.classes})
+    wanted = text.removeprefix("re:")
+    close = difflib.get_close_matches(wanted, list(groups), n=3, cutoff=0.6)
+    alike = {group: difflib.SequenceMatcher(None, wanted, group).ratio() for group in close}
+    # Several only where they are about as near as the nearest.
+    best = [group for group in close if alike[group] > alike[close[0]] - 0.03]
+    return " or ".join(f"{group!r} ({groups[group]} site{'s' * (groups[group] != 1)})" for group in best)

@@ -38,7 +38,7 @@ class AttributePlace:
     kind: Literal["attribute"] = "attribute"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class CallStep:
     """One call expression in a function's source.
 
@@ -123,6 +123,8 @@ class Site:
         Why it is a gate or a basis, or why it cannot be edited.
     classes
         Import paths of the classes of the object that is applied, its own first; empty for functions.
+    overwritten
+        For normalizations: the output is changed in place later in the run, so that a deleted one has to copy its input.
     editable
         False where this version can see the site and not edit it; ``reason`` says why.
     """
@@ -144,6 +146,7 @@ class Site:
     runs: int | None = None
     reason: str = ""
     classes: tuple[str, ...] = ()
+    overwritten: bool = False
     editable: bool = True
 
     @property

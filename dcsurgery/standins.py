@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dcsurgery.calls import pass_on
+
 __all__ = ["DeletedNorm", "ForgetTensors", "InPlace", "ReplacedActivation", "keep_hooks"]
 
 _HOOKS = (
@@ -45,23 +47,31 @@ class DeletedNorm(_DropsKeys):
         The normalization; its plain settings (``eps``, ``num_features``) stay readable, its tensors are None.
     returns
         Which positional argument comes out.
+    copied
+        Return a copy: somebody writes into the result, and the norm's input must stay.
     """
 
     weight: torch.Tensor | None
     bias: torch.Tensor | None
 
-    def __init__(self, old: nn.Module | None = None, returns: int = 0) -> None:
+    def __init__(self, old: nn.Module | None = None, returns: int = 0, copied: bool = False) -> None:
         super().__init__(old.state_dict().keys() if old is not None else ())
         self.returns = returns
+        self.copied = copied
         self.deleted = type(old).__name__ if old is not None else "normalization"
         self.weight = self.bias = None
         for name, value in vars(old).items() if old is not None else ():
-            if not name.startswith("_") and isinstance(value, _SETTING) and name not in ("training", "returns"):
+            if (
+                not name.startswith("_")
+                and isinstance(value, _SETTING)
+                and name not in ("training", "returns", "copied")
+            ):
                 setattr(self, name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the tensor that would have been normalized."""
-        return args[self.returns] if len(args) > self.returns else next(iter(kwargs.values()))
+        x = args[self.returns] if len(args) > self.returns else next(iter(kwargs.values()))
+        return pass_on(x, self.copied)
 
     def reset_parameters(self) -> None:
         """Do nothing: there is nothing left to reset."""

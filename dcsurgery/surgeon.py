@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from dcsurgery.activations import IReLU, activation_by_name, irelu
-from dcsurgery.calls import GatedLinear, is_inplace
+from dcsurgery.calls import GatedLinear, is_inplace, pass_on
 from dcsurgery.catalog import is_norm_fusion, operator_named
 from dcsurgery.errors import Refused
 from dcsurgery.interception import InterceptCalls
@@ -74,18 +74,18 @@ class Surgeon:
                 self._fused[owner].append((inside, _without_parameters(replacement)))
         self._touched.add(place.owner)
 
-    def delete(self, place: Place, operator: str) -> None:
-        """Take a normalization out: ``norm(x) → x``."""
+    def delete(self, place: Place, operator: str, *, copied: bool = False) -> None:
+        """Take a normalization out: ``norm(x) → x``, or a copy of ``x`` where the result is written into later."""
         returns = operator_named(operator).returns
         match place:
             case ModulePlace(owner, slot):
-                self._put(owner, slot, lambda old: keep_hooks(old, DeletedNorm(old, returns)), "module deleted")
+                self._put(owner, slot, lambda old: keep_hooks(old, DeletedNorm(old, returns, copied)), "module deleted")
             case AttributePlace(owner, attribute):
-                self._put(owner, attribute, lambda old: _deleted(old, returns), "attribute deleted")
+                self._put(owner, attribute, lambda old: _deleted(old, returns, copied), "attribute deleted")
             case CallPlace(owner):
-                self._calls[owner].append((place, CallEdit(place.chains, operator, None)))
+                self._calls[owner].append((place, CallEdit(place.chains, operator, None, copied)))
             case NodePlace(owner, node):
-                self._edit_node(owner, node, operator, None)
+                self._edit_node(owner, node, operator, None, copied=copied)
             case FusedPlace():
                 raise Refused(
                     f"the {operator} inside {place.inside} cannot be deleted", where=place.owner, fix="exclude it"
@@ -169,7 +169,9 @@ class Surgeon:
         self._undo.append(undo)
         self._undo.append(amend(module, ForgetTensors((*parameters, *buffers))))
 
-    def _edit_node(self, owner: str, name: str, operator: str, replacement: Replacement | None) -> None:
+    def _edit_node(
+        self, owner: str, name: str, operator: str, replacement: Replacement | None, *, copied: bool = False
+    ) -> None:
         module = self.module(owner)
         if not isinstance(module, fx.GraphModule):
             raise Refused("not a GraphModule", where=owner or "(model)", fix="plan again")
@@ -180,7 +182,10 @@ class Surgeon:
         children = set(module._modules)
         with module.graph.inserting_before(node):
             source = node.all_input_nodes[0]
-            new = source if replacement is None else _activation_node(module, node, source, operator, replacement)
+            if replacement is not None:
+                new = _activation_node(module, node, source, operator, replacement)
+            else:
+                new = module.graph.call_function(pass_on, (source, True)) if copied else source
         node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
         module.graph.erase_node(node)
         module.recompile()
@@ -243,10 +248,10 @@ def _callable_for(old: Any, replacement: Replacement) -> Any:
     return irelu if replacement == "irelu" else _fresh(replacement)
 
 
-def _deleted(old: Any, returns: int) -> nn.Module:
+def _deleted(old: Any, returns: int, copied: bool) -> nn.Module:
     if isinstance(old, nn.Module):
-        return keep_hooks(old, DeletedNorm(old, returns))
-    return DeletedNorm(None, returns)
+        return keep_hooks(old, DeletedNorm(old, returns, copied))
+    return DeletedNorm(None, returns, copied)
 
 
 def _without_parameters(replacement: Replacement) -> Replacement:

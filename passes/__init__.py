@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the loop below finds them, and what others put beside them;
     from dcsurgery.passes.replace_activations import ReplaceActivations as ReplaceActivations
     from dcsurgery.passes.rescale_labels import RescaleLabels as RescaleLabels
 
-__all__ = ["Pass", "PassPlan", "Pipeline", "pass_for"]
+__all__ = ["Pass", "PassPlan", "pass_for"]
 
 for _info in pkgutil.iter_modules(__path__):
     _module = import_module(f"{__name__}.{_info.name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import fx, nn
 
@@ -48,8 +48,10 @@ class PassPlan:
 class Pass(ABC):
     """One kind of edit.
 
-    A subclass names its ``action`` (what its edits are called in plans) and what it ``preserves``: ``values`` (the
-    model's function), ``derivatives`` (of that function) and ``keys`` (of every state_dict tensor that survives).
+    A subclass names its ``action`` (what its edits are called in plans), what it ``preserves``: ``values`` (the
+    model's function), ``derivatives`` (of that function) and ``keys`` (of every state_dict tensor that survives), and
+    what stands at an edited site afterwards: it ``leaves`` something ``new``, the site's ``input`` passed on, or the
+    ``operator`` that was there (wrapped, for instance). The checks expect exactly that.
 
     Parameters
     ----------
@@ -61,6 +63,7 @@ class Pass(ABC):
 
     action: ClassVar[str]
     preserves: ClassVar[frozenset[str]]
+    leaves: ClassVar[Literal["new", "input", "operator"]] = "new"
 
     def __init__(self, where: Any = None, exclude: Any = None) -> None:
         if isinstance(where, str) and where in ("all", "output-blocks"):

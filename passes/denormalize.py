@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -24,18 +24,23 @@ class Denormalize(Pass):
 
     action: ClassVar[str] = "delete"
     preserves: ClassVar[frozenset[str]] = frozenset({"keys"})
+    leaves: ClassVar[Literal["new", "input", "operator"]] = "input"
 
     def plan(self, model: nn.Module, census: Census) -> PassPlan:
         """Plan one deletion per selected normalization."""
         del model
         edits, notes, unedited = [], [], []
+        # A norm returns a new tensor; where somebody writes into that, the norm's input must not be written into.
         for candidate in self.candidates(census, "normalization"):
             site = candidate.site
             if site.editable:
-                edits.append(Edit(site.name, self.action, site.operator, site.place))
+                settings = {"copy": True} if site.overwritten or site.runs is None else {}
+                edits.append(Edit(site.name, self.action, site.operator, site.place, settings=settings))
             else:
                 notes.append(f"{site.name}: {site.operator} left as it is: {site.reason}")
                 unedited.append(site.name)
+        if edits and not census.inputs_given:
+            notes.append("no example inputs: deleted norms copy their input, which may be overwritten later")
         return PassPlan(tuple(edits), tuple(notes), tuple(unedited))
 
     @classmethod
@@ -43,4 +48,4 @@ class Denormalize(Pass):
         """Let the norm's input through."""
         if edit.place is None:
             raise Refused("the edit names no place", where=edit.site, fix="plan again")
-        surgeon.delete(edit.place, edit.operator)
+        surgeon.delete(edit.place, edit.operator, copied=bool(edit.settings.get("copy")))

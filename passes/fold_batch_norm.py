@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
@@ -33,6 +33,7 @@ class FoldBatchNorm(Pass):
 
     action: ClassVar[str] = "fold"
     preserves: ClassVar[frozenset[str]] = frozenset({"values", "derivatives", "keys"})
+    leaves: ClassVar[Literal["new", "input", "operator"]] = "input"
 
     def plan(self, model: nn.Module, census: Census) -> PassPlan:
         """Plan one fold per batch norm that allows it; the others are noted with the reason."""

@@ -14,7 +14,7 @@ from dcsurgery.errors import BadInput, NothingMatched
 from dcsurgery.identity import fingerprint_of
 from dcsurgery.passes.base import Pass, PassPlan
 from dcsurgery.plans import Edit, Plan
-from dcsurgery.selectors import Rule, Selection
+from dcsurgery.selectors import NAME_THEM, OUTPUT_BLOCKS, Rule, Selection
 from dcsurgery.subclass import original_class
 
 if TYPE_CHECKING:
@@ -75,12 +75,7 @@ class Pipeline:
             if not part.edits:
                 notes.append(f"{type(entry).__name__} matched nothing")
         if self.passes and not edits and not unedited and not self.allow_empty:
-            roles = f"{len(census.activations)} activations, {len(census.normalizations)} normalizations"
-            raise NothingMatched(
-                f"no site matched any of the edits ({'; '.join(notes)})",
-                where=census.model,
-                fix=f"the model has {roles}; see dcsurgery inspect, or allow an empty plan",
-            )
+            raise _nothing(self.passes, census, notes)
         return Plan(
             tuple(edits),
             original_class(model).__name__,
@@ -101,6 +96,19 @@ class Pipeline:
         from dcsurgery.surgery import operate
 
         return operate(model, self, example_inputs, inplace=inplace)
+
+
+def _nothing(passes: Sequence[Pass], census: Census, notes: Sequence[str]) -> NothingMatched:
+    """Return the error of a plan without edits."""
+    scoped = any(entry.selection.scope == OUTPUT_BLOCKS for entry in passes)
+    if scoped and len(census) and not any(site.in_output_block for site in census):
+        return NothingMatched("no output block was found", where=census.model, fix=NAME_THEM)
+    roles = f"{len(census.activations)} activations, {len(census.normalizations)} normalizations"
+    return NothingMatched(
+        f"no site matched any of the edits ({'; '.join(notes)})",
+        where=census.model,
+        fix=f"the model has {roles}; see dcsurgery inspect, or allow an empty plan",
+    )
 
 
 def _tolerantly(entry: Pass, model: nn.Module, census: Census) -> PassPlan:

@@ -55,5 +55,7 @@ class RescaleLabels(Pass):
         """Multiply the model's labels by C."""
         surgeon.finish()  # amendments of the root come before the rescale, which wraps its forward
         model, C, outputs = surgeon.model, edit.settings["C"], edit.settings.get("outputs")
-        graph = isinstance(model, fx.GraphModule)
-        surgeon.remember(rescale_graph(model, C, outputs) if graph else rescale_labels(model, C, outputs))
+        if isinstance(model, fx.GraphModule):
+            surgeon.remember(rescale_graph(model, C, outputs))
+        else:
+            surgeon.remember(rescale_labels(model, C, outputs))

@@ -24,7 +24,7 @@ from torch import nn
 from dcsurgery import files
 from dcsurgery.activations import IReLU, irelu
 from dcsurgery.errors import BadInput, UnsafeFile
-from dcsurgery.files import recheck
+from dcsurgery.files import installed, recheck
 from dcsurgery.files.graph_code import check_graph_code
 from dcsurgery.files.harmless import is_harmless_function
 from dcsurgery.files.installed import is_installed
@@ -187,6 +187,7 @@ def test_functions_that_do_more_than_compute_can_not_even_be_named(function):
         ("torch.serialization", "os.system"),
         ("torch.nn.modules.linear", "math.floor"),
         ("torch.nn.modules.module", "Module.apply"),
+        ("dcsurgery.subclass", "nn.Linear"),
         ("torch.nn.modules.linear", "Linear.__init__"),
         ("torch.nn.modules.linear", "Linear.__init__.__globals__"),
         ("torch.distributed.nn", "RemoteModule"),
@@ -261,6 +262,10 @@ def test_only_distributions_count_as_installed(tmp_path, monkeypatch):
     (tmp_path / "lying_here.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     assert not is_installed("lying_here")
+    # Not even under the name of an installed package, which Python would find here first.
+    (tmp_path / "shadowing.py").touch()
+    monkeypatch.setattr(installed, "_owners", lambda: {"shadowing": ["torch"]})
+    assert not is_installed("shadowing")
     assert not is_installed("os")
     assert not is_installed("no_such_package_at_all")
 
@@ -273,9 +278,19 @@ def test_known_functions_can_be_named_and_not_called(function, tmp_path):
     torch.save(function, tmp_path / "named.pt")
     with pytest.raises(BadInput, match="not a model"):
         files.read(tmp_path / "named.pt")
-    torch.save(Call(function, torch.ones(1)), tmp_path / "called.pt")
-    with pytest.raises(UnsafeFile):
+    torch.save([Call(function, torch.ones(1)), Call(F.gelu, torch.ones(1))], tmp_path / "called.pt")
+    with pytest.raises(UnsafeFile, match="gelu") as caught:
         files.read(tmp_path / "called.pt")
+    assert function is torch.tanh or function.__name__ in caught.value.message
+
+
+def test_a_function_that_only_claims_to_be_torchs_is_not_known():
+    def relu(x):
+        return x
+
+    relu.__module__ = "torch.nn.functional"
+    assert not is_harmless_function(relu)
+    assert is_harmless_function(F.relu)
 
 
 @pytest.mark.parametrize(
@@ -411,6 +426,27 @@ def test_array_types_cannot_point_outside_their_memory():
         safe_unpickle(io.BytesIO(array), Policy())
     with pytest.raises(Forbidden, match="dtype"):
         safe_unpickle(io.BytesIO(pickle.dumps(np.array([[], 1], dtype=object), protocol=2)), Policy())
+
+
+def test_the_state_of_an_array_cannot_point_outside_its_memory():
+    dtype = name("numpy", "dtype") + text("i4") + b"\x89\x88\x87R"
+    plain = b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    assert safe_unpickle(io.BytesIO(pickled(dtype + plain)), Policy()) == np.dtype("i4")
+    # A field of four bytes that begins at byte 4000.
+    fields = b"}" + text("a") + dtype + b"M\xa0\x0f\x86s"
+    wide = b"(K\x03" + text("<") + b"N" + text("a") + b"\x85" + fields + b"K\x04K\x01K\x10tb"
+    with pytest.raises(Forbidden, match="memory"):
+        safe_unpickle(io.BytesIO(pickled(dtype + wide)), Policy())
+    array = name("numpy._core.multiarray", "_reconstruct") + name("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R"
+    objects = b"(K\x01K\x01\x85" + dtype + b"\x89]K\x01atb"
+    with pytest.raises(Forbidden, match="memory"):
+        safe_unpickle(io.BytesIO(pickled(array + objects)), Policy())
+
+
+def test_tensors_get_no_state_of_their_own(tmp_path):
+    torch.save(Call(torch._utils._rebuild_parameter, torch.ones(1), True, None, state={"a": 1}), tmp_path / "evil.pt")
+    with pytest.raises(UnsafeFile, match="memory"):
+        files.read(tmp_path / "evil.pt")
 
 
 def test_a_plain_pickle_has_no_data_outside_itself():
@@ -798,9 +834,10 @@ def as_torch_zip_with_data(path, archive, old, new):
 
 
 def test_what_the_imported_file_imports_is_not_allowed(user_file, tmp_path, marker):
-    body = name("my_net", "system") + text(f"touch {marker}") + b"\x85R"
-    with pytest.raises(UnsafeFile, match=r"my_net\.system"):
-        files.read(as_torch_zip(tmp_path / "evil.pt", pickled(body)), imports=[user_file])
+    for call in (b"", text(f"touch {marker}") + b"\x85R"):
+        body = name("my_net", "system") + call
+        with pytest.raises(UnsafeFile, match=r"my_net\.system"):
+            files.read(as_torch_zip(tmp_path / "evil.pt", pickled(body)), imports=[user_file])
 
 
 def test_functions_of_the_imported_file_are_not_called(user_file, tmp_path):

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 import dcsurgery as dcs
@@ -88,7 +89,9 @@ def gradients(model: nn.Module, inputs: tuple[Any, ...], seed: int = 0) -> list[
 def double_backward(model: nn.Module, inputs: tuple[Any, ...]) -> str:
     """Return ``yes``, or why a gradient of gradients does not exist."""
     try:
-        first = [g for g in gradients(model, inputs) if g.requires_grad]
+        # The fused attention kernel has no second derivative on the CPU; its plain form has.
+        with sdpa_kernel(SDPBackend.MATH):
+            first = [g for g in gradients(model, inputs) if g.requires_grad]
         total = torch.stack([g.square().sum() for g in first]).sum()
         second = torch.autograd.grad(total, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
     except RuntimeError as error:

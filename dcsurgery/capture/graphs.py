@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from dcsurgery.activations import irelu
-from dcsurgery.calls import replace_in_place
+from dcsurgery.calls import pass_on, replace_in_place
 
 __all__ = ["CaptureMethod", "Key", "ModuleGraph", "graph_lines", "key_of", "outside"]
 
@@ -91,8 +91,8 @@ def graph_lines(graph: fx.Graph, changes: dict[Key, str] | None = None, path: st
         change = changes.get(key_of(node) or ())
         if change is None and node.op == "call_module":
             change = slots.get(f"{path}.{node.target}".lstrip("."))
-        if change is None and node.op == "call_function" and node.target in (irelu, replace_in_place):
-            change = "=> new"
+        if change is None and node.op == "call_function":
+            change = {irelu: "=> new", replace_in_place: "=> new", pass_on: ""}.get(node.target)
         if change == "":
             source = next(iter(node.all_input_nodes), None)
             number[node] = number.get(source, "?") if source is not None else "?"

@@ -46,6 +46,7 @@ class Event:
     line: int | None = None
     runs: int = 0
     reason: str = ""
+    overwritten: bool = False  # its output was changed in place afterwards
 
 
 @dataclass
@@ -89,6 +90,7 @@ class Recorder(TorchFunctionMode):
         self._hooks: list[Any] = []
         self._current: list[Key | None] = []
         self._compounds: dict[types.FrameType, tuple[Key | None, fx.Node | None]] = {}
+        self._outputs: list[tuple[Key, torch.Tensor, int]] = []
         self.busy = False  # our own bookkeeping calls torch, too
 
     def __enter__(self) -> Self:
@@ -103,6 +105,10 @@ class Recorder(TorchFunctionMode):
         super().__exit__(*error)
         for hook in self._hooks:
             hook.remove()
+        for key, tensor, version in self._outputs:
+            if tensor._version != version and key in self.recording.events:
+                self.recording.events[key].overwritten = True
+        self._outputs.clear()
         self._stack.clear()
         self._alive.clear()
         self._compounds.clear()
@@ -153,6 +159,8 @@ class Recorder(TorchFunctionMode):
         if not self._stack or self._stack[-1].module is not module:
             return
         frame = self._stack.pop()
+        if frame.site and frame.key is not None:
+            self._keep_version(frame.key, output)
         if frame.graph is not None:
             frame.graph.output(self._mapped(frame, output))
             if self._keep_inputs:
@@ -301,9 +309,18 @@ class Recorder(TorchFunctionMode):
     def _run(self, key: Key | None, func: Any, args: Any, kwargs: Any) -> Any:
         self._current.append(key)
         try:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
         finally:
             self._current.pop()
+        if key is not None:
+            self._keep_version(key, result)
+        return result
+
+    def _keep_version(self, key: Key, output: Any) -> None:
+        event = self.recording.events.get(key)
+        if event is not None and event.match.operator.role == "normalization" and isinstance(output, torch.Tensor):
+            if not output.is_inference():  # such tensors have no version
+                self._outputs.append((key, output, output._version))
 
     def _compound_call(self, frame: types.FrameType, func: Any, args: Any, kwargs: Any) -> Any:
         """Show everything that one call of a recognised function does as one node."""

@@ -63,9 +63,9 @@ def _tell(error: BaseException, code: int, arguments: Sequence[str]) -> int:
         shown = error.__cause__ if isinstance(error, SurgeryError) else error
         if shown is not None and shown.__traceback__ is not None and not hasattr(error, "format_message"):
             traceback.print_exception(shown, file=sys.stderr)
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    typer.echo(f"{PROGRAM}: {message}", err=True)
     if "--json" in arguments:
-        print(to_json(failure_document(message, code)))
+        typer.echo(to_json(failure_document(message, code)))
     return code
 
 

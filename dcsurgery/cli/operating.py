@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dcsurgery.census import Census
+    from dcsurgery.files import ModelFile
     from dcsurgery.plans import Plan
+    from dcsurgery.surgery import Surgery
 
 __all__ = ["apply", "transform"]
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dcsurgery.census import Census
 from dcsurgery.plans import Edit, Plan
-from dcsurgery.report import Check, Report
+from dcsurgery.report import Report
 from dcsurgery.sites import Site
 
 __all__ = ["census_tables", "checks_tables", "edits_table"]
@@ -25,7 +25,8 @@ _ROLES = (
     ("gate", "Gates (edited with --gates only)"),
     ("basis", "Bases (not edited)"),
 )
-_ALIASES = 2
+_SHOWN = 2
+_FOLDED = 14  # columns from which on everything but names and places is folded
 _SIGNS = {"delete": "-", "rescale": "+"}
 _STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 
@@ -45,48 +46,71 @@ def census_tables(census: Census, width: int, *, captures: bool = False) -> Iter
     for role, title in _ROLES:
         sites = [site for site in census.sites if site.role == role]
         if sites:
-            yield _sites_table(f"{title}: {len(sites)}", sites, ran=census.inputs_given, wide=width >= _WIDE)
+            yield _sites_table(f"{title}: {len(sites)}", sites, width, ran=census.inputs_given)
+            yield from _notes(sites)
     if captures and census.captures:
         yield _captures_table(census)
     yield _summary(census)
 
 
-def _sites_table(title: str, sites: Sequence[Site], *, ran: bool, wide: bool) -> Table:
-    noted = any(_note(site) for site in sites)
-    table = _table(title, "site", "operator", "written as", "where", "output block")
+def _sites_table(title: str, sites: Sequence[Site], width: int, *, ran: bool) -> Table:
+    wide = width >= _WIDE
+    columns = {
+        "operator": [_operator(site) for site in sites],
+        "written": [site.how for site in sites],
+        "output\nblock": [f"by {site.block_rule}" if site.in_output_block else "" for site in sites],
+    }
+    if wide:
+        columns["where"] = [site.where for site in sites]
     if ran:
-        table.add_column("runs", justify="right", no_wrap=True)
-    if noted:
-        table.add_column("note", overflow="fold")
-    for site in sites:
-        row = [_name(site), _operator(site), site.how, _where(site, wide), _output_block(site)]
-        row += [str(site.runs)] if ran else []
-        table.add_row(*map(_cell, row), *([_cell(_note(site))] if noted else []))
+        columns["runs"] = [str(site.runs) for site in sites]
+    names = [_name(site, place=not wide) for site in sites]
+    table = _table(title)
+    # Names are what selectors are made of: they get all the room that the others leave.
+    widths = {
+        header: min(_width([header, *cells]), width if header == "where" else _FOLDED)
+        for header, cells in columns.items()
+    }
+    room = width - sum(each + 2 for each in widths.values()) - 1
+    table.add_column("site" if wide else "site\n  where", overflow="fold", min_width=min(_width(names), room))
+    for header, each in widths.items():
+        table.add_column(header, overflow="fold", max_width=each, justify="right" if header == "runs" else "left")
+    for row in zip(names, *columns.values(), strict=True):
+        table.add_row(*map(_cell, row))
     return table
 
 
-def _name(site: Site) -> str:
+def _width(cells: Sequence[str]) -> int:
+    return max(len(line) for cell in cells for line in cell.split("\n"))
+
+
+def _name(site: Site, *, place: bool) -> str:
+    """Return the name, its aliases, and where there is no column for it the place."""
+    lines = [site.name]
     others = [name for name in (*site.aliases, *site.shared_with) if name != site.name]
-    if not others:
-        return site.name
-    more = f" and {len(others) - _ALIASES} more" if len(others) > _ALIASES else ""
-    return f"{site.name}\nalso {', '.join(others[:_ALIASES])}{more}"
+    if others:
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        lines.append(f"  also {', '.join(others[:_SHOWN])}{more}")
+    if place and site.file:
+        lines.append(f"  {PurePath(site.file).name}:{site.line}")
+    return "\n".join(lines)
 
 
 def _operator(site: Site) -> str:
     return site.operator if site.match == "listed" else f"{site.operator}\n({site.match})"
 
 
-def _where(site: Site, wide: bool) -> str:
-    return site.where if wide or not site.file else f"{PurePath(site.file).name}:{site.line}"
-
-
-def _output_block(site: Site) -> str:
-    return f"yes, by {site.block_rule}" if site.in_output_block else ""
-
-
-def _note(site: Site) -> str:
-    return site.reason if site.editable else f"not editable: {site.reason}"
+def _notes(sites: Sequence[Site]) -> Iterator[Text]:
+    """Yield each reason once, with the sites that it is about."""
+    about: dict[str, list[str]] = {}
+    for site in sites:
+        note = site.reason if site.editable else f"not editable: {site.reason}"
+        if note:
+            about.setdefault(note, []).append(site.name)
+    for note, names in about.items():
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        whom = "" if len(names) == len(sites) else f"{', '.join(names[:_SHOWN])}{more}: "
+        yield Text(f"{whom}{note}\n")
 
 
 def _captures_table(census: Census) -> Table:
@@ -140,13 +164,9 @@ def checks_tables(report: Report) -> Iterator[RenderableType]:
     for check in report.checks:
         status = Text(check.status, style=_STYLES[check.status])
         table.add_row(
-            status, _cell(check.name), _cell(_figure(check.figure)), _cell(_figure(check.limit)), _says(check)
+            status, _cell(check.name), _cell(_figure(check.figure)), _cell(_figure(check.limit)), _cell(check.reason)
         )
     yield table
-
-
-def _says(check: Check) -> Text:
-    return _cell(check.reason)
 
 
 def _figure(number: float | None) -> str:
@@ -154,7 +174,9 @@ def _figure(number: float | None) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

@@ -12,6 +12,12 @@ import dcsurgery as dcs
 from dcsurgery.zoo.coverage import CASES, Case
 from dcsurgery.zoo.coverage_table import double_backward, is_identity
 
+# GraphUNet squares a sparse matrix, and torch warns of what its sparse kernels do not check.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning"),
+]
+
 _IDS = [case.name for case in CASES]
 
 
