@@ -23,6 +23,7 @@ REGISTRY: Mapping[str, tuple[str, ...]] = {
     "DimeNet": ("output_blocks",),
     "DimeNetPlusPlus": ("output_blocks",),
     "DimeNetPlusPlusWrap": ("output_blocks",),
+    "CGConvNet": ("head",),
     "GemNetT": ("out_blocks",),
     "GemNetOC": ("out_blocks", "out_mlp_E", "out_mlp_F", "out_energy", "out_forces"),
 }

@@ -31,6 +31,7 @@ from dcsurgery.zoo.writing import replacing
 
 __all__ = ["Row", "double_backward", "examine", "gradients", "is_identity", "main"]
 
+_WIDTH = 140  # of the table: a narrower terminal wraps its lines rather than losing letters
 _HEAD = """# Coverage
 
 Each model is saved, transformed by `dcsurgery transform FILE --irelu --denorm --inputs …` (with the scope shown) and read
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = Table(*(field.name.replace("_", " ") for field in fields(Row)))
     for row in rows:
         table.add_row(*_cells(row))
-    console.print(table)
+    console.print(table, width=max(console.width, _WIDTH), crop=False, no_wrap=True)
     passed = sum(row.passed for row in rows)
     console.print(f"{passed} of {len(chosen)} models pass every check")
     if options.output is not None:

@@ -82,7 +82,7 @@ def prepare(folder: Path, seed: int) -> None:
 
 
 def operate(patient: Patient, folder: Path, console: Console) -> Path:
-    """Run ``dcsurgery transform`` on a patient's checkpoint; return the new file.
+    """Run ``dcsurgery inspect`` and ``dcsurgery transform`` on a patient's checkpoint; return the new file.
 
     Raises
     ------
@@ -90,13 +90,19 @@ def operate(patient: Patient, folder: Path, console: Console) -> Path:
         If the command fails; it has printed why.
     """
     options = [option.format(data=ethanol_path()) for option in patient.options]
-    arguments = ["transform", str(folder / patient.file), *options, "--inputs", str(folder / "inputs.pt"), "--force"]
+    file, inputs = str(folder / patient.file), ["--inputs", str(folder / "inputs.pt")]
+    _command(["inspect", file, *inputs], console)
+    _command(["transform", file, *options, *inputs, "--force"], console)
+    return folder / patient.edited
+
+
+def _command(arguments: list[str], console: Console) -> None:
     console.print(f"\n$ {shlex.join(['dcsurgery', *arguments])}", style="bold", markup=False, highlight=False)
     command = [sys.executable, "-m", "dcsurgery.cli.app", *arguments]
     done = subprocess.run(command, check=False)  # noqa: S603  # the arguments are this file's own
     if done.returncode:
-        raise BadInput(f"dcsurgery transform ended with exit code {done.returncode}", where=str(folder / patient.file))
-    return folder / patient.edited
+        name, file = arguments[:2]
+        raise BadInput(f"dcsurgery {name} ended with exit code {done.returncode}", where=file)
 
 
 def compare(
@@ -139,9 +145,9 @@ def run(folder: Path, steps: int, seed: int, console: Console) -> None:
     data = ethanol()
     table = Table(title=f"{steps} steps of training on ethanol, mean absolute errors on 100 other frames")
     for column in ("model", "energies", "variant", "C"):
-        table.add_column(column)
-    for column in ("energy before", "after", "force before", "after"):
-        table.add_column(column, justify="right")
+        table.add_column(column, no_wrap=True)
+    for column in ("E before", "E after", "F before", "F after"):
+        table.add_column(column, justify="right", no_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console.print()
     with Progress(*columns, console=console, transient=True) as bar:
@@ -163,7 +169,8 @@ def run(folder: Path, steps: int, seed: int, console: Console) -> None:
                 table.add_row(*_row(patient, name, history))
     console.print(table)
     console.print(
-        f"Energies in kcal/mol, forces in kcal/mol/Å. 'raw' energies have mean {data.energies.mean():.0f} and "
+        f"Energies E in kcal/mol, forces F in kcal/mol/Å, errors before and after training. Energies '-mean' are taken "
+        f"relative to the mean of the training set; 'raw' ones have mean {data.energies.mean():.0f} and "
         f"spread {data.energies.std():.1f}: most of such an error is the offset. So few steps show that the edited "
         "models train, not which of them is better in the end.",
         markup=False,
@@ -173,8 +180,8 @@ def run(folder: Path, steps: int, seed: int, console: Console) -> None:
 
 def _row(patient: Patient, variant: str, history: History) -> tuple[str, ...]:
     errors = (history.before.energy, history.after.energy, history.before.force, history.after.force)
-    energies = "raw" if patient.reference == "none" else "minus mean"
-    return (patient.model, energies, variant, f"{history.scale:g}", *(f"{error:.4g}" for error in errors))
+    energies = "raw" if patient.reference == "none" else "-mean"
+    return (patient.model, energies, variant, f"{history.scale:g}", *(f"{error:.3g}" for error in errors))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

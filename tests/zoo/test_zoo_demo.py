@@ -28,6 +28,8 @@ def commands(monkeypatch):
 
     def fake(command, check):
         seen.append(command)
+        if "inspect" in command:
+            return subprocess.CompletedProcess(command, 0)
         source = command[command.index("transform") + 1]
         with open(source, "rb") as old, open(source.removesuffix(".pt") + ".dcs.pt", "wb") as new:
             new.write(old.read())
@@ -62,12 +64,11 @@ def test_both_models_are_transformed_and_four_trainings_are_shown(commands, tmp_
     console = Console(record=True, width=160)
     demo.run(tmp_path, steps=2, seed=0, console=console)
     text = console.export_text()
-    assert [command[:4] for command in commands] == [
-        [sys.executable, "-m", "dcsurgery.cli.app", "transform"],
-    ] * 2
-    assert commands[0][5:8] == ["--irelu", "--scope", "output-blocks"]
-    assert "--denorm" in commands[1]
-    rescale = commands[1][commands[1].index("--rescale") + 1]
+    program = [sys.executable, "-m", "dcsurgery.cli.app"]
+    assert [command[:4] for command in commands] == [[*program, "inspect"], [*program, "transform"]] * 2
+    assert commands[1][5:8] == ["--irelu", "--scope", "output-blocks"]
+    assert "--denorm" in commands[3]
+    rescale = commands[3][commands[3].index("--rescale") + 1]
     assert rescale.startswith("auto:")
     assert rescale.endswith("ethanol_gfn2.npz")
     rows = [line for line in text.splitlines() if "│" in line and ("original" in line or "transformed" in line)]
