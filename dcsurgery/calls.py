@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
 from dcsurgery.activations import activation_by_name, irelu
-from dcsurgery.catalog import operator_named
+from dcsurgery.catalog import Match, match_function, operator_named
 from dcsurgery.recognition import recognise
 
 __all__ = [
     "GatedLinear",
     "activation_function",
     "apply_edit",
-    "callee_is",
+    "call_hidden",
     "is_inplace",
+    "operator_of",
     "replace_in_place",
     "resolve_callee",
 ]
+
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
 def resolve_callee(target: Any, method: str | None, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -37,10 +44,17 @@ def resolve_callee(target: Any, method: str | None, args: tuple[Any, ...]) -> tu
     return getattr(target, method), args
 
 
-def callee_is(callee: Any, operator: str) -> bool:
-    """Say whether a callable is the catalog's ``operator``."""
+def operator_of(callee: Any, planned: str) -> str | None:
+    """Return which operator of the planned one's role a callable is, None where it is none.
+
+    One call may apply another activation in every run: ``{"a": F.silu, "b": F.gelu}[kind](x)``.
+    """
     match = recognise(callee)
-    return match is not None and match.operator.name == operator
+    return match.operator.name if match is not None and _same_role(match, planned) else None
+
+
+def _same_role(match: Match, planned: str) -> bool:
+    return match.operator.name == planned or match.operator.role == operator_named(planned).role
 
 
 def apply_edit(
@@ -61,6 +75,69 @@ def apply_edit(
         dim = callee.dim if isinstance(callee, nn.GLU) else kwargs.get("dim", args[1] if len(args) > 1 else -1)
         return _gated(x, activation, dim)
     return replace_in_place(x, activation) if is_inplace(callee, args, kwargs) else activation(x)
+
+
+def call_hidden(
+    operator: str,
+    replacement: str | nn.Module | None,
+    callee: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    copied: bool = False,
+) -> Any:
+    """Call what is not the operator itself but may apply it: ``sum(map(F.silu, xs))``, ``checkpoint(F.silu, x)``.
+
+    What a user wrote in Python has calls of its own; nothing in it is replaced from here.
+    """
+    if isinstance(callee, nn.Module) or _is_user_code(callee):
+        return callee(*args, **kwargs)
+
+    def edited(value: Any) -> Any:
+        if isinstance(value, torch.Tensor | nn.Module | type) or not callable(value):
+            return value
+        found = operator_of(value, operator)
+        if found is None:
+            return value
+        return lambda *a, **k: apply_edit(found, replacement, value, a, k, copied=copied)
+
+    # checkpoint() calls its function again in backward, when no mode is on: it has to be given the edited one.
+    args, kwargs = tuple(edited(a) for a in args), {name: edited(value) for name, value in kwargs.items()}
+    with _AppliedBelow(operator, replacement, sys._getframe(), copied):
+        return callee(*args, **kwargs)
+
+
+class _AppliedBelow(TorchFunctionMode):
+    """Edits the calls that torch's own or C code makes below one frame, without user code in between."""
+
+    def __init__(
+        self, operator: str, replacement: str | nn.Module | None, frame: types.FrameType, copied: bool
+    ) -> None:
+        super().__init__()
+        self._operator = operator
+        self._replacement = replacement
+        self._frame = frame
+        self._copied = copied
+
+    def __torch_function__(
+        self, func: Any, types_: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        match = match_function(func)
+        if match is None or not _same_role(match, self._operator) or not self._is_next(sys._getframe(1)):
+            return func(*args, **(kwargs or {}))
+        return apply_edit(match.operator.name, self._replacement, func, args, kwargs or {}, copied=self._copied)
+
+    def _is_next(self, frame: types.FrameType | None) -> bool:
+        while frame is not None and frame is not self._frame:
+            if not frame.f_code.co_filename.startswith(_TORCH):
+                return False
+            frame = frame.f_back
+        return frame is not None
+
+
+def _is_user_code(callee: Any) -> bool:
+    function = getattr(callee, "__func__", callee)
+    return isinstance(function, types.FunctionType) and not function.__code__.co_filename.startswith(_TORCH)
 
 
 def replace_in_place(x: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

@@ -7,9 +7,12 @@ attribute was missed by capture.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import sys
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,10 @@ from dcsurgery.capture.graphs import Key
 from dcsurgery.capture.origin import is_library_file, short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.recording import Recorder, Recording, seeded
-from dcsurgery.catalog import FUSED_KERNELS, match_kernel
+from dcsurgery.catalog import FUSED_KERNELS, Match, match_kernel
 from dcsurgery.example_inputs import call
 
-__all__ = ["Kernel", "Watched", "fused_kernels", "watch"]
+__all__ = ["Kernel", "Watched", "fused_kernels", "kernels_of", "watch"]
 
 _ACTIVATIONS = str(Path(__file__).parent / "activations") + os.sep
 
@@ -106,7 +109,23 @@ def _place(frame: Any) -> tuple[str, int, bool]:
     return (*(place or ("?", 0)), False)
 
 
-def watch(model: nn.Module, example_inputs: Any) -> Watched:
+class _OpenedPlaces(Places):
+    """Places of an edited model: what was opened in the original is opened again.
+
+    A ``BatchNormAct2d`` without its norm behaves like its activation, and would pass for one as a whole.
+    """
+
+    def __init__(self, model: nn.Module, opened: Collection[str]) -> None:
+        self._opened = opened
+        super().__init__(model)
+
+    def match_of(self, value: Any) -> Match | None:
+        if isinstance(value, nn.Module) and self.tree.path_of(value) in self._opened:
+            return None
+        return super().match_of(value)
+
+
+def watch(model: nn.Module, example_inputs: Any, opened: Collection[str] = ()) -> Watched:
     """Run a model once and report every activation and norm kernel; buffers are put back.
 
     Parameters
@@ -115,10 +134,12 @@ def watch(model: nn.Module, example_inputs: Any) -> Watched:
         The model, in the mode to be watched.
     example_inputs
         See `take_census`.
+    opened
+        Paths of modules that are no sites as a whole, whatever they behave like.
     """
     buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
     watched = Watched()
-    recorder = Recorder(model, Places(model), keep_inputs=False)
+    recorder = Recorder(model, _OpenedPlaces(model, opened), keep_inputs=False)
     with seeded(), recorder, _KernelWatch(recorder, watched):
         watched.output = call(model, example_inputs)
     with torch.no_grad():
@@ -127,6 +148,26 @@ def watch(model: nn.Module, example_inputs: Any) -> Watched:
                 value.copy_(buffers[name])
     watched.recording = recorder.recording
     return watched
+
+
+def kernels_of(activation: Any) -> frozenset[str]:
+    """Return the kernels that a user's own activation runs: at the sites where it was put, these are no residue."""
+    if not isinstance(activation, nn.Module):
+        return frozenset()
+    module = copy.deepcopy(activation)
+    tensor = next(module.parameters(), torch.ones(()))
+    found: set[str] = set()
+
+    class Collect(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            found.add(func._schema.name.partition("::")[2])
+            return func(*args, **(kwargs or {}))
+
+    with seeded(), torch.no_grad(), Collect(), contextlib.suppress(Exception):  # it may want another shape
+        module(torch.ones(2, 2, dtype=tensor.dtype, device=tensor.device))
+    return frozenset(found)
 
 
 def fused_kernels(model: nn.Module, example_inputs: Any) -> Counter[str]:

@@ -111,8 +111,21 @@ class Plan:
         }
 
     def to_yaml(self) -> str:
-        """Return the plan as YAML; `from_yaml` reads it back."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=110, allow_unicode=True)
+        """Return the plan as YAML; `from_yaml` reads it back.
+
+        Raises
+        ------
+        BadInput
+            If an edit holds something that no text can hold, for instance a user's own activation module.
+        """
+        try:
+            return yaml.safe_dump(self.to_dict(), sort_keys=False, width=110, allow_unicode=True)
+        except yaml.representer.RepresenterError as error:
+            held = type(error.args[-1]).__name__
+            raise BadInput(
+                f"the plan holds a {held}, which YAML cannot",
+                fix="name an activation that has a name, or apply the plan without writing it",
+            ) from None
 
     @staticmethod
     def from_yaml(text: str, *, source: str | None = None) -> Plan:
@@ -135,8 +148,9 @@ class Plan:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f"line {mark.line + 1}: " if mark else ""
+            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise BadInput(
-                f"not YAML: {line}{getattr(error, 'problem', error)}",
+                f"not YAML: {line}{problem}",
                 where=source,
                 fix="write the plan anew with dcsurgery plan",
             ) from None

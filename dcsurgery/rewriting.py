@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcsurgery.calls import apply_edit, callee_is, resolve_callee
+from dcsurgery.calls import apply_edit, call_hidden, operator_of, resolve_callee
 from dcsurgery.errors import Refused
 from dcsurgery.sites import CallStep
 from dcsurgery.source import (
@@ -128,26 +128,33 @@ def _tables(edits: tuple[CallEdit, ...]) -> dict[CodeKey, _Table]:
 
 
 def _site_helper(edit: CallEdit) -> Callable[..., Any]:
-    seen: set[Any] = set()  # callees already checked: the check is slower than the call
+    seen: dict[Any, str] = {}  # callees already checked: the check is slower than the call
 
     def helper(target: Any, method: str | None, /, *args: Any, **kwargs: Any) -> Any:
         callee, args = resolve_callee(target, method, args)
-        try:
-            known = callee in seen
-        except TypeError:
-            known = False
-        if not known:
-            if not callee_is(callee, edit.operator):
-                return callee(*args, **kwargs)
-            try:
-                # A bound method or an object made in this very call must not be kept alive by the set.
-                if isinstance(callee, types.FunctionType | types.BuiltinFunctionType | types.MethodDescriptorType):
-                    seen.add(callee)
-            except TypeError:
-                pass
-        return apply_edit(edit.operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
+        token = _lasting(callee)
+        operator = None if token is None else seen.get(token)
+        if operator is None:
+            operator = operator_of(callee, edit.operator)
+            if operator is None:
+                return call_hidden(edit.operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
+            if token is not None:
+                seen[token] = operator
+        return apply_edit(operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
 
     return helper
+
+
+def _lasting(callee: Any) -> Any:
+    """Return what identifies a callee without keeping alive what one call of the model made; None where nothing does."""
+    if isinstance(callee, types.FunctionType):
+        local = "<locals>" in callee.__qualname__
+        plain = callee.__closure__ is None and callee.__defaults__ is None and callee.__kwdefaults__ is None
+        return callee if not local else (callee.__code__ if plain else None)
+    if isinstance(callee, types.MethodDescriptorType):
+        return callee
+    own = getattr(callee, "__self__", None)  # a builtin's module, or what a method is bound to
+    return callee if isinstance(callee, types.BuiltinFunctionType) and isinstance(own, types.ModuleType | None) else None
 
 
 class _Rewriter:
@@ -155,7 +162,9 @@ class _Rewriter:
 
     def __init__(self, tables: dict[CodeKey, _Table]) -> None:
         self._tables = tables
-        self._codes: dict[CodeKey, tuple[types.CodeType, dict[str, Any]]] = {}
+        # By id, with the original code kept alive: equal codes may stand at different places.
+        self._codes: dict[int, tuple[types.CodeType, types.CodeType, dict[str, Any]]] = {}
+        self._compiled: set[int] = set()
         self._made: weakref.WeakKeyDictionary[types.FunctionType, types.FunctionType] = weakref.WeakKeyDictionary()
 
     def member(self, raw: Any) -> Any:
@@ -168,19 +177,33 @@ class _Rewriter:
             return raw if getter is raw.fget else property(getter, raw.fset, raw.fdel, raw.__doc__)
         return self.function(raw)
 
-    def function(self, function: types.FunctionType) -> types.FunctionType:
-        """Return the rewritten copy of a function, or the function itself where nothing in it changes."""
+    def function(
+        self, function: types.FunctionType, within: tuple[types.FunctionType, ...] = ()
+    ) -> types.FunctionType:
+        """Return the rewritten copy of a function, or the function itself where nothing in it changes.
+
+        ``within`` are the functions that hold it in their closures and are being rewritten.
+        """
         if function in self._made:
             return self._made[function]
-        self._made[function] = function  # ends cycles: a recursive closure holds itself
+        if function in within or id(function.__code__) in self._compiled:  # a recursive closure holds itself
+            return function
+        new = self._rewritten(function, (*within, function))
+        if "<locals>" not in function.__qualname__:  # local functions are made anew in every call
+            self._made[function] = new
+        return new
+
+    def _rewritten(
+        self, function: types.FunctionType, within: tuple[types.FunctionType, ...]
+    ) -> types.FunctionType:
         key = code_key(function.__code__)
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-        changed = {name: self._cell(cell) for name, cell in cells.items()}
+        changed = {name: self._cell(cell, within) for name, cell in cells.items()}
         code: types.CodeType = function.__code__
         helpers: dict[str, Any] = {}
         if key in self._tables:
             code, helpers = self._code(key, function)
-        elif all(changed[name] is cells[name] for name in cells):
+        if code is function.__code__ and all(changed[name] is cells[name] for name in cells):
             return function
         closure = tuple(
             types.CellType(helpers[name]) if name in helpers else changed[name] for name in code.co_freevars
@@ -192,41 +215,41 @@ class _Rewriter:
             new.__dict__["__wrapped__"] = self.function(new.__dict__["__wrapped__"])
         new.__qualname__, new.__module__, new.__doc__ = function.__qualname__, function.__module__, function.__doc__
         new.__annotations__ = function.__annotations__
-        self._made[function] = new
         return new
 
-    def _cell(self, cell: types.CellType) -> types.CellType:
+    def _cell(self, cell: types.CellType, within: tuple[types.FunctionType, ...]) -> types.CellType:
         try:
             value = cell.cell_contents
         except ValueError:  # not filled yet
             return cell
         if not isinstance(value, types.FunctionType):
             return cell
-        new = self.function(value)
+        new = self.function(value, within)
         return cell if new is value else types.CellType(new)
 
     def _code(self, key: CodeKey, function: types.FunctionType) -> tuple[types.CodeType, dict[str, Any]]:
-        if key not in self._codes:
-            filename = function.__code__.co_filename
-            original, cls = function_node(filename, key, function.__code__)
+        before = function.__code__
+        if id(before) not in self._codes:
+            original, cls = function_node(before.co_filename, key, before)
             node = copy.deepcopy(original)
             changer = _Changer(self._tables[key], cls, self.passing)
             present = calls_in(node)
-            for end in self._tables[key].calls:
-                if end not in present:
-                    raise Refused(
-                        f"there is no call that ends at line {end[0]}, column {end[1]}",
-                        where=str(key),
-                        fix="plan again",
-                    )
+            missing = [end for end in self._tables[key].calls if end not in present]
+            if isinstance(node, ast.Lambda) and len(missing) == len(self._tables[key].calls):
+                return before, {}  # another lambda on the same line is meant
+            if missing and not isinstance(node, ast.Lambda):
+                line, column = missing[0]
+                raise Refused(
+                    f"there is no call that ends at line {line}, column {column}", where=str(key), fix="plan again"
+                )
             node.body = (
                 changer.visit(node.body) if isinstance(node, ast.Lambda) else [changer.visit(s) for s in node.body]
             )
-            free = function.__code__.co_freevars
-            code = compile_function(node, cls, filename, free, tuple(changer.helpers))
-            code = code.replace(co_qualname=function.__code__.co_qualname)
-            self._codes[key] = (code, changer.helpers)
-        return self._codes[key]
+            code = compile_function(node, cls, before, tuple(changer.helpers))
+            self._codes[id(before)] = (before, code, changer.helpers)
+            self._compiled.add(id(code))
+        _, code, helpers = self._codes[id(before)]
+        return code, helpers
 
     def passing(self, target: Any, method: str | None, /, *args: Any, **kwargs: Any) -> Any:
         """Call what the source calls, with every rewritten function in place of its original."""

@@ -6,11 +6,14 @@ for every instruction that runs (PEP 657), so a call seen at run time and a call
 
 from __future__ import annotations
 
+import __future__
+
 import ast
 import functools
 import hashlib
 import importlib
 import linecache
+import operator
 import sys
 import types
 from dataclasses import dataclass
@@ -31,6 +34,10 @@ __all__ = [
     "source_hash",
 ]
 
+_INNER = "_dcs_function"
+_FUTURE = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
@@ -185,9 +192,9 @@ def instruction_end(code: types.CodeType, offset: int) -> tuple[int, int] | None
 
 
 def compile_function(
-    node: FunctionNode, cls: str | None, filename: str, free: tuple[str, ...], helpers: tuple[str, ...]
+    node: FunctionNode, cls: str | None, original: types.CodeType, helpers: tuple[str, ...]
 ) -> types.CodeType:
-    """Compile a changed function; return its code, whose free variables are ``free`` plus ``helpers``.
+    """Compile a changed function; return its code, whose free variables are the original's plus ``helpers``.
 
     Parameters
     ----------
@@ -195,16 +202,14 @@ def compile_function(
         The changed tree, with its original line numbers, so that tracebacks and debuggers stay right.
     cls
         Name of the class it was written in: ``__private`` names are mangled with it.
-    filename
-        The original file's name.
-    free
-        Free variables of the original function.
+    original
+        The code it is made from: it says the file, the free variables and the ``from __future__`` imports.
     helpers
         Names that the changes refer to.
     """
+    inner: ast.stmt
     if isinstance(node, ast.Lambda):
-        inner: ast.stmt = ast.Return(node)
-        wanted = "<lambda>"
+        inner = ast.Expr(node)
     else:
         node.decorator_list = []
         node.returns = None
@@ -213,13 +218,16 @@ def compile_function(
         for extra in (node.args.vararg, node.args.kwarg):
             if extra is not None:
                 extra.annotation = None
-        inner, wanted = node, node.name
+        node.name = _INNER  # its own name would hide a global of that name, which it may call
+        inner = node
     # Defaults are taken over from the live function, so any value keeps the signature compiling.
     node.args.defaults = [ast.Constant(None) for _ in node.args.defaults]
     node.args.kw_defaults = [None if d is None else ast.Constant(None) for d in node.args.kw_defaults]
-    if cls is not None and isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
-        inner = ast.ClassDef(name=cls, bases=[], keywords=[], body=[inner], decorator_list=[])
-    parameters = [ast.arg(name) for name in (*(n for n in free if n != cls), *helpers)]
+    if cls is not None and cls.strip("_"):
+        # Leading underscores do not matter to the mangling of private names, and nobody refers to this name.
+        name = "________" + cls.lstrip("_")
+        inner = ast.ClassDef(name=name, bases=[], keywords=[], body=[inner], decorator_list=[])
+    parameters = [ast.arg(name) for name in (*original.co_freevars, *helpers)]
     outer = ast.FunctionDef(
         name="__dcs_outer__",
         args=ast.arguments(
@@ -229,12 +237,13 @@ def compile_function(
         decorator_list=[],
     )
     tree = ast.fix_missing_locations(ast.Module(body=[outer], type_ignores=[]))
-    pending: list[types.CodeType] = [compile(tree, filename, "exec", dont_inherit=True)]
+    flags = original.co_flags & _FUTURE
+    pending = [compile(tree, original.co_filename, "exec", flags=flags, dont_inherit=True)]
     while pending:
         code = pending.pop(0)
         nested = [c for c in code.co_consts if isinstance(c, types.CodeType)]
         for candidate in nested:
-            if candidate.co_name == wanted:
-                return candidate
+            if candidate.co_name == (_INNER if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "<lambda>"):
+                return candidate.replace(co_name=original.co_name, co_qualname=original.co_qualname)
         pending += nested
-    raise Refused("the changed function could not be compiled", where=filename, fix="report this model")
+    raise Refused("the changed function could not be compiled", where=original.co_filename, fix="report this model")

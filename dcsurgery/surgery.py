@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from dcsurgery.errors import BadInput, CheckFailed, PlanMismatch, SurgeryError
+from dcsurgery.errors import BadInput, CheckFailed, PlanMismatch
 from dcsurgery.identity import fingerprint_of, structure_of
 from dcsurgery.plans import Edit, Plan
 from dcsurgery.report import Report
@@ -137,7 +137,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
                 )
             owner.realise(surgeon, edit)
         surgeon.finish()
-    except SurgeryError:
+    except Exception:  # whatever a user's class or a third party's pass may raise
         surgeon.undo()
         raise
     report = Report(done=tuple(_done(edit, surgeon) for edit in plan.edits), warnings=plan.notes)

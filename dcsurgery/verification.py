@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from dcsurgery.census import Census, site_key
 from dcsurgery.derivatives import check_derivatives
 from dcsurgery.errors import BadInput
 from dcsurgery.example_inputs import call, unfit
-from dcsurgery.oracle import Watched, fused_kernels, watch
+from dcsurgery.oracle import Watched, fused_kernels, kernels_of, watch
 from dcsurgery.plans import Edit, Plan
 from dcsurgery.report import Check, Report
 from dcsurgery.surgery import Surgery
@@ -54,7 +54,7 @@ def check_surgery(
         return checks, warnings
     before = _watched(original, example_inputs)
     try:
-        after = _watched(edited, example_inputs)
+        after = _watched(edited, example_inputs, before.recording.calls)
     except BadInput as error:
         return [*checks, Check("runs", "fail", reason=str(error))], []
     edited_sites = {site_key(e.place) for e in plan.edits if e.place is not None}
@@ -122,9 +122,9 @@ def _run(model: nn.Module, example_inputs: Any) -> Any:
         raise unfit(model, example_inputs, error) from error
 
 
-def _watched(model: nn.Module, example_inputs: Any) -> Watched:
+def _watched(model: nn.Module, example_inputs: Any, opened: Collection[str] = ()) -> Watched:
     try:
-        return watch(model, example_inputs)
+        return watch(model, example_inputs, opened)
     except Exception as error:
         raise unfit(model, example_inputs, error) from error
 
@@ -168,10 +168,12 @@ def _residual(
     before: Watched, after: Watched, selected: set[Key], plan: Plan, edited: nn.Module, example_inputs: Any
 ) -> Check:
     """No selected operator executes at its site any more (rule 1)."""
-    left = [
-        f"{'.'.join(str(part) for part in key[1:3])}: {dict(after.by_site[key])}"
-        for key in selected & set(after.by_site)
-    ]
+    own = {site_key(e.place): kernels_of(e.settings.get("module")) for e in plan.edits if e.place is not None}
+    left = []
+    for key in selected & set(after.by_site):
+        kernels = {name: count for name, count in after.by_site[key].items() if name not in own[key]}
+        if kernels:
+            left.append(f"{'.'.join(str(part) for part in key[1:3])}: {kernels}")
     left += [f"{name} (not edited)" for name in plan.unedited]
     left += [str(kernel) for kernel in after.unknown if kernel not in before.unknown]
     if selected:

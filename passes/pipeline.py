@@ -107,7 +107,7 @@ def _nothing(passes: Sequence[Pass], census: Census, notes: Sequence[str]) -> No
     return NothingMatched(
         f"no site matched any of the edits ({'; '.join(notes)})",
         where=census.model,
-        fix=f"the model has {roles}; see dcsurgery inspect, or allow an empty plan",
+        fix=f"the model has {roles}; see dcsurgery inspect, or allow an empty plan (--allow-empty)",
     )
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from dcsurgery.activations import activation_by_name, name_of
 from dcsurgery.census import Census
-from dcsurgery.errors import Refused
+from dcsurgery.errors import BadInput, Refused
 from dcsurgery.passes.base import Pass, PassPlan
 from dcsurgery.plans import Edit
 from dcsurgery.surgeon import Surgeon
@@ -41,6 +41,8 @@ class ReplaceActivations(Pass):
         super().__init__(where, exclude)
         if isinstance(activation, str):
             activation_by_name(activation)  # an unknown name is an error now, not while editing
+        elif not isinstance(activation, nn.Module):
+            raise BadInput(f"not an activation: {activation!r}", fix="give a name or a torch.nn.Module")
         self.activation = activation
         self.gates = gates
 
@@ -69,9 +71,7 @@ class ReplaceActivations(Pass):
     def _has_name(self) -> bool:
         try:
             activation_by_name(self.name)
-        except Refused:
-            return False
-        except Exception:  # noqa: BLE001 - an unknown name, whatever the error
+        except BadInput:
             return False
         return True
 

@@ -53,6 +53,8 @@ class RescaleLabels(Pass):
     @classmethod
     def realise(cls, surgeon: Surgeon, edit: Edit) -> None:
         """Multiply the model's labels by C."""
+        if "C" not in edit.settings:
+            raise Refused("the rescale has no C", where="settings", fix="write settings: {C: …}, or plan again")
         surgeon.finish()  # amendments of the root come before the rescale, which wraps its forward
         model, C, outputs = surgeon.model, edit.settings["C"], edit.settings.get("outputs")
         if isinstance(model, fx.GraphModule):

@@ -415,6 +415,7 @@ def test_settings_of_modules_are_plain_values(module: nn.Module, parameters: dic
 
 def test_keywords_of_partials_are_parameters_and_the_outer_ones_win() -> None:
     inner = functools.partial(F.leaky_relu, negative_slope=0.2, inplace=True)
+    inner.note = "a partial with attributes is not merged into the outer one"  # type: ignore[attr-defined]
     match = match_function(functools.partial(inner, negative_slope=0.3))
     assert match is not None
     assert (match.operator.name, match.parameters) == ("leaky_relu", {"negative_slope": 0.3})

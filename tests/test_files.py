@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -514,6 +515,38 @@ def test_a_checking_process_that_dies_is_reported(model, tmp_path, monkeypatch):
     assert names_in(tmp_path) == ["model.pt"]
 
 
+def test_the_checking_process_answers_in_a_file(registry, model, tmp_path):
+    job = {
+        "path": str(model),
+        "answer": str(tmp_path / "answer.json"),
+        "inputs": None,
+        "weights": False,
+        "trust": False,
+        "imports": [],
+        "threads": torch.get_num_threads(),
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "builder": "test_files:build_net",
+        "replay": None,
+    }
+
+    def answer(**changes):
+        (tmp_path / "job.json").write_text(json.dumps({**job, **changes}))
+        assert recheck.main(str(tmp_path / "job.json")) == 0
+        return json.loads((tmp_path / "answer.json").read_text())
+
+    assert answer()["description"] == recheck.describe(files.load(model))
+    torch.save(torch.ones(3, 2), tmp_path / "inputs.pt")
+    with_inputs = answer(inputs=str(tmp_path / "inputs.pt"))["description"]
+    assert with_inputs == recheck.describe(files.load(model), torch.ones(3, 2))
+    weights = files.load(model).state_dict()
+    torch.save(weights, tmp_path / "weights.pt")
+    answered = answer(path=str(tmp_path / "weights.pt"), weights=True)
+    assert answered["description"] == {"tensor": recheck.describe_weights(weights)}
+    assert answer(path=str(tmp_path / "missing.pt"))["error"] == "no such file"
+    torch.save("no tensor", tmp_path / "inputs.pt")
+    assert answer(inputs=str(tmp_path / "inputs.pt"))["error"].startswith("TypeError: linear")
+
+
 @pytest.mark.parametrize("format", ["module", "state-dict", "auto"])
 def test_formats(format, same_process, model, tmp_path):
     read = files.read(model)
@@ -702,6 +735,17 @@ def test_arrays_become_keyword_arguments(tmp_path):
     np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
     with pytest.raises(BadInput, match="arrays cannot be read"):
         files.read_inputs(tmp_path / "objects.npz")
+
+
+def test_pickles_inside_arrays_do_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    np.savez(tmp_path / "evil.npz", x=np.array([Evil()], dtype=object))
+    with pytest.raises(BadInput, match="arrays cannot be read"):
+        files.read_inputs(tmp_path / "evil.npz")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,11 @@ def test_constants_that_are_neutral_are_not_reported() -> None:
     assert parameters == {"scale": 3.0, "gain": 2.0, "shift": -1.0}
 
 
+def test_constants_are_the_numbers_that_were_written() -> None:
+    assert identify(FORMULAS["softplus(x, beta=1000)"]).parameters == {"beta": 1000.0}  # type: ignore[union-attr]
+    assert identify(lambda x: 1.7159 * torch.tanh(2 / 3 * x)).parameters["scale"] == 1.7159  # type: ignore[union-attr]
+
+
 def test_tanh_and_sigmoid_are_told_apart_by_their_range() -> None:
     about_zero = identify(lambda x: 1.3 * torch.tanh(0.7 * x))
     from_zero = identify(lambda x: 1.3 * torch.sigmoid(0.7 * x) + 0.4)
@@ -196,7 +201,7 @@ NEGATIVES: dict[str, Callable] = {
     "rrelu in training": lambda x: F.rrelu(x, training=True),
     "stateful": Counting(),
     "linear": nn.Linear(3, 3),
-    "prelu": nn.PReLU(),
+    "prelu": nn.PReLU(dtype=torch.float64),
     "glu": F.glu,
     "two tensors": lambda x, y: x * y,
     "tuple": lambda x: (F.silu(x), x),

@@ -308,7 +308,8 @@ def test_a_function_that_only_claims_to_be_torchs_is_not_known():
         Call(type, 1),
         Call(functools.partial(F.relu), torch.ones(1)),
         Call(functools.partial, 3),
-        Call(functools.reduce, getattr, (1, 2)),
+        Call(functools.reduce, getattr, (int, str)),
+        Call(functools.reduce, __import__("operator").or_, (1, 2)),
         Call(set, "abc"),
         Call(torch.Size, "abc"),
         Call(torch.device, ["cpu"]),
@@ -319,6 +320,10 @@ def test_a_function_that_only_claims_to_be_torchs_is_not_known():
         Call(torch._tensor._rebuild_from_type_v2, F.relu, torch.Tensor, (torch.ones(1),), {}),
         Call(torch.fx.graph_module.reduce_graph_module, 1, 2),
         Call(copyreg._reconstructor, dict, dict, {}),
+        Call(torch._utils._rebuild_parameter_with_state, nn.Linear(1, 1), True, None, {}),
+        Call(np._core.multiarray._reconstruct, dict, (0,), b"b"),
+        Call(np._core.multiarray.scalar, np.dtype("i4"), "text"),
+        Call(np._core.numeric._frombuffer, b"", "i4", (0,), "C"),
         Call(types.GenericAlias, 1, 2),
         Call(pickle._codecs.encode if hasattr(pickle, "_codecs") else __import__("_codecs").encode, "x", "rot13"),
     ],
@@ -509,6 +514,19 @@ def evil_graph(tmp_path, code, imports=IMPORTS, **body):
         "getattr(self, '0').load_state_dict({{}})",
         "getattr(self, '0').__init__.__globals__",
         "x.__class__.__mro__",
+        "getattr(self, '0').weight.data.__class__",
+        "getattr(self, '0').weight.numpy()",
+        "getattr(self, '0').in_features.real",
+        "getattr(self, '9')",
+        "getattr(x, 'a', 'b')",
+        "getattr(x + 1, '__class__')",
+        "(x + 1).__class__",
+        "(x + 1).numpy()",
+        "self",
+        "unknown",
+        "len.__self__",
+        "torch.no_such_name",
+        "torch.nn.Linear(1, 1)",
         "[torch.load for _ in (1,)]",
         "(lambda: torch.load('{marker}'))()",
         "f'{{x!r}}'",
@@ -544,7 +562,9 @@ def test_graph_code_that_torch_fx_does_not_write_is_refused(line, tmp_path, mark
         "def forward():\n    return 1\n",
         "def forward(self, x):\n    a : open('{marker}', 'w') = x\n    return a\n",
         "def forward(torch, x):\n    return x\n",
-        "not python",
+        "no python at all",
+        "def forward(self, x: torch.nn.functional.relu):\n    return x\n",
+        "def forward(self, x: torch.Tensor['a']):\n    return x\n",
     ],
 )
 def test_graph_functions_of_another_shape_are_refused(code, tmp_path, marker):
@@ -608,6 +628,20 @@ class Everything(nn.Module):
         e = torch.special.expit(x) + torch.ops.aten.silu.default(x) @ x.T.to(torch.float32)
         f = F.linear(d, self.linear.weight).contiguous(memory_format=torch.contiguous_format)
         return {"a": b, "b": (c, [irelu(d)]), "e": e}, F.max_pool2d(x[None], 2), ~(f > 1), torch.einsum("ij->i", x)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def forward(self, x : typing_List[torch.Tensor], y : int = None, *rest, **more) -> (str, None):\n    return x\n",
+        "def forward(self, x):\n    a : torch.Tensor = (x + 1).shape;  a, b = x, x\n    return getattr(x + b, 'shape')\n",
+        "def forward(self, x):\n    'text'\n    x.relu_()\n    w = getattr(self, '0').weight.T\n    return {'a': [len(x), -x[0:1, ...], w]}\n",
+    ],
+)
+def test_graph_code_that_torch_fx_can_write_is_accepted(code):
+    body = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU())).__reduce__()[1][0]
+    imports = IMPORTS + "from typing import List as typing_List\n"
+    check_graph_code({**body, "_code": code}, imports, lambda _: False)
 
 
 Everything.forward.__annotations__ = {"y": torch.Tensor, "n": int}
@@ -725,6 +759,16 @@ def test_attributes_come_back_with_their_values(tmp_path):
     assert model.numbers[0] == 3.5
     assert np.array_equal(model.numbers[1], np.arange(6.0).reshape(2, 3))
     assert model.numbers[2:] == (2j, {1, 2}, {3}, slice(1, 2), range(3))
+
+
+def test_tensors_keep_their_attributes(tmp_path):
+    tensor = torch.ones(2)
+    tensor.note = "kept"
+    torch.save(nn.Linear(1, 1), tmp_path / "model.pt")
+    model = files.load(tmp_path / "model.pt")
+    model.extra = tensor
+    torch.save(model, tmp_path / "model.pt")
+    assert files.load(tmp_path / "model.pt").extra.note == "kept"
 
 
 def test_edited_models_need_no_trust(tmp_path):

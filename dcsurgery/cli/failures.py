@@ -33,10 +33,11 @@ class OneLineGroup(TyperGroup):
         prog_name: str | None = None,
         complete_var: str | None = None,
         standalone_mode: bool = True,
+        windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
         """Run a command; exit, or return the exit code if not ``standalone_mode``."""
-        del prog_name  # one name, however it was started
+        del prog_name, windows_expand_args  # one name however it was started; arguments are taken as they are
         arguments = (list(sys.argv[1:]) if args is None else list(args)) or ["--help"]
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # names of modules and files may not fit the terminal's encoding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -99,7 +100,7 @@ class Screen:
 
 @contextlib.contextmanager
 def screen_for(*, quiet: bool, verbose: bool, as_json: bool = False) -> Iterator[Screen]:
-    """Make the screen of a command; what the model and the libraries print meanwhile goes to stderr, or nowhere.
+    """Make the screen of a command; what models and libraries print meanwhile goes to stderr if verbose, or nowhere.
 
     Raises
     ------
@@ -110,8 +111,11 @@ def screen_for(*, quiet: bool, verbose: bool, as_json: bool = False) -> Iterator
         raise BadInput("--quiet and --verbose exclude each other", fix="leave one of them out")
     screen = Screen(quiet=quiet, verbose=verbose, as_json=as_json)
     logged_below = logging.root.manager.disable
-    # A model's own code may print; stdout holds the result and nothing else.
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    with contextlib.ExitStack() as stack:
+        # A model's own code may print, and is run often; stdout holds the result and nothing else.
+        elsewhere = sys.stderr if verbose else stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        stack.enter_context(contextlib.redirect_stdout(elsewhere))
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("default" if verbose else "ignore")
         if not verbose:
             logging.disable(logging.WARNING)

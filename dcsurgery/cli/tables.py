@@ -123,9 +123,8 @@ def _captures_table(census: Census) -> Table:
 
 
 def _summary(census: Census) -> str:
-    counts = Counter(site.role for site in census.sites)
-    roles = (("activation", "s"), ("normalization", "s"), ("gate", "s"), ("basis", ""))
-    found = [f"{counts[role]} {role}{plural * (counts[role] != 1)}" for role, plural in roles if counts[role]]
+    counts = Counter[str](site.role for site in census.sites)
+    found = [f"{counts[role]} {role}{'s' * (counts[role] != 1)}" for role, _ in _ROLES if counts[role]]
     methods = Counter(capture.method for capture in census.captures)
     graphs = ", ".join(f"{count} {method}" for method, count in methods.items())
     return f"{census.model}: {', '.join(found) or 'no sites'}; modules captured: {graphs or 'none'}"

@@ -278,7 +278,8 @@ class _Forward:
         cls: type = torch.fx.GraphModule
         for position, name in enumerate(path):
             if isinstance(value, torch.Tensor):
-                self._public(name, node)
+                for rest in path[position:]:
+                    self._public(rest, node)
                 return value
             if position:
                 if not isinstance(value, nn.Module):

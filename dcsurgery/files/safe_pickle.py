@@ -21,7 +21,6 @@ from typing import IO, Any, ClassVar
 import torch
 
 from dcsurgery.errors import BadInput
-from dcsurgery.files.installed import looks_like_user_module
 from dcsurgery.files.safe_globals import Policy
 from dcsurgery.files.safe_rules import Forbidden
 
@@ -271,8 +270,3 @@ def _machine(policy: Policy) -> type[SafeUnpickler]:
 
 def _no_persistent(_pid: Any) -> Any:
     raise BadInput("refers to data outside the file", fix="save the model with torch.save(model, path)")
-
-
-def import_hint(named: list[Named]) -> bool:
-    """Return whether the names look like a user's own classes, which an import would make known."""
-    return all(looks_like_user_module(symbol.module) for symbol in named)

@@ -32,9 +32,8 @@ def _two_slopes(y: Array) -> Iterator[Fit]:
 
 def _clamped(y: Array) -> Iterator[Fit]:
     """Hardtanh with any limits on either side of 0."""
-    low_end, high_end = y == y.min(), y == y.max()
-    inside = ~(low_end | high_end)
-    if inside.sum() < 3 or low_end.sum() < 2 or high_end.sum() < 2:
+    inside = (y > y.min()) & (y < y.max())
+    if inside.sum() < 3:
         return
     slope, shift = solve(np.stack([GRID[inside], ONE[inside]], 1), y[inside])
     if not slope:

@@ -14,6 +14,9 @@ from dcsurgery.fingerprint.gains import gain_fits
 
 __all__ = ["best_fit"]
 
+#: How exactly a fit tells its constants.
+_EXACT = 1e-9
+
 #: The settings' own defaults, as torch has them: a setting at its default is not reported.
 _DEFAULTS: dict[tuple[str, str], float] = {
     ("leaky_relu", "negative_slope"): 0.01,
@@ -40,7 +43,7 @@ def best_fit(y: Array) -> Match | None:
     fits = []
     for found in (*family_fits(y), *gain_fits(y, limit)):
         for fit in (found, *_renamed(found)):
-            fits += [tidy for tidy in (*_tidied(fit, y), fit) if tidy.agrees(y, limit)][:1]
+            fits += [tidy for tidy in (_tidied(fit), fit) if tidy.agrees(y, limit)][:1]
     if not fits:
         return None
     both_signs = bool(y.min() < 0 < y.max())
@@ -59,33 +62,23 @@ def _renamed(fit: Fit) -> Iterator[Fit]:
         yield Fit(fit.operator, 1.0, 1.0, fit.shift, {name: setting(fit.gain)})
 
 
-def _tidied(fit: Fit, y: Array) -> Iterator[Fit]:
-    """Yield the fit with those constants rounded that are short numbers, and without settings at their default.
-
-    Where the grid tells a constant only roughly (beta=1000), rounding more is right if it makes the fit better.
-    """
-    near, rough = (_rounded(fit, precision) for precision in (1e-9, 1e-6))
-    if rough != near and np.abs(rough.values() - y).max() <= np.abs(near.values() - y).max():
-        yield rough
-    yield near
-
-
-def _rounded(fit: Fit, precision: float) -> Fit:
-    settings = {name: _short(value, precision) for name, value in fit.settings.items()}
+def _tidied(fit: Fit) -> Fit:
+    """Return the fit with those constants rounded that are short numbers, and without settings at their default."""
+    settings = {name: _short(value) for name, value in fit.settings.items()}
     return Fit(
         fit.operator,
-        _short(fit.scale, precision),
-        _short(fit.gain, precision),
-        _short(fit.shift, precision, size=abs(fit.scale)),
+        _short(fit.scale),
+        _short(fit.gain),
+        _short(fit.shift, size=abs(fit.scale)),
         {name: value for name, value in settings.items() if value != _DEFAULTS.get((fit.operator.name, name))},
     )
 
 
-def _short(value: Any, precision: float, size: float = 1.0) -> Any:
-    """Return a number with at most six digits if it is one within the precision, 0 if it is nothing against size."""
+def _short(value: Any, size: float = 1.0) -> Any:
+    """Return a number with at most six digits if it is one up to rounding errors, 0 if it is nothing against size."""
     if not isinstance(value, float):
         return value
-    if abs(value) < precision * size:
+    if abs(value) < _EXACT * size:
         return 0.0
     rounded = float(f"{value:.6g}")
-    return rounded if abs(rounded - value) < precision * abs(value) else value
+    return rounded if abs(rounded - value) < _EXACT * abs(value) else value

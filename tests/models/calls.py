@@ -227,7 +227,7 @@ class Loop(nn.Module):
 
     def forward(self, x):
         for layer in self.layers:
-            x = torch.tanh(layer(x))
+            x = x + torch.tanh(layer(x))
         return x
 
 
@@ -238,8 +238,8 @@ class Chained(Net):
 
 class Augmented(Net):
     def forward(self, x):
-        h = self.a(x)
-        h += F.silu(h)
+        h = F.silu(self.a(x))
+        h += 1
         h = h if (y := torch.tanh(h)) is None else y
         return self.b(h)
 
@@ -249,13 +249,12 @@ def chained(m, x):
 
 
 def augmented(m, x):
-    h = m.a(x)
-    return m.b(hand(h + hand(h)))
+    return m.b(hand(hand(m.a(x)) + 1))
 
 
 def loop(m, x):
     for layer in m.layers:
-        x = hand(layer(x))
+        x = x + hand(layer(x))
     return x
 
 
