@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 import types
@@ -21,8 +22,11 @@ from dcsurgery.recognition import recognise
 __all__ = [
     "GatedLinear",
     "activation_function",
+    "apply_activation",
     "apply_edit",
+    "argument_name",
     "call_hidden",
+    "gate",
     "is_inplace",
     "operator_of",
     "replace_in_place",
@@ -68,13 +72,23 @@ def apply_edit(
 ) -> Any:
     """Return what the edited call returns: the replacement's value, or the input where a norm was deleted."""
     if replacement is None:
-        return pass_on(_argument(args, kwargs, operator_named(operator).returns), copied)
+        return pass_on(_argument(args, kwargs, operator_named(operator).returns, callee), copied)
     activation = activation_function(replacement)
-    x = _argument(args, kwargs, 0)
+    x = _argument(args, kwargs, 0, callee)
     if operator == "glu":
         dim = callee.dim if isinstance(callee, nn.GLU) else kwargs.get("dim", args[1] if len(args) > 1 else -1)
-        return _gated(x, activation, dim)
-    return replace_in_place(x, activation) if is_inplace(callee, args, kwargs) else activation(x)
+        return gate(x, activation, dim)
+    if is_inplace(callee, args, kwargs):
+        return replace_in_place(x, activation)
+    return irelu(x) if activation is irelu else apply_activation(x, activation)
+
+
+def apply_activation(x: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Return ``activation(x)``; a torch function mode sees it as one call."""
+    if has_torch_function_unary(x):
+        result: torch.Tensor = handle_torch_function(apply_activation, (x,), x, activation)
+        return result
+    return activation(x)
 
 
 def call_hidden(
@@ -167,10 +181,14 @@ class GatedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``a * activation(b)``: half as large as ``x`` along ``dim``."""
-        return _gated(x, self.activation, self.dim)
+        return gate(x, self.activation, self.dim)
 
 
-def _gated(x: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor], dim: int) -> torch.Tensor:
+def gate(x: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor], dim: int) -> torch.Tensor:
+    """Return ``a * activation(b)``; a torch function mode sees it as one call."""
+    if has_torch_function_unary(x):
+        result: torch.Tensor = handle_torch_function(gate, (x,), x, activation, dim)
+        return result
     a, b = x.chunk(2, dim)
     return a * activation(b)
 
@@ -185,10 +203,19 @@ def _named(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     return irelu if name == "irelu" else activation_by_name(name)
 
 
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
+def argument_name(callee: Any, index: int) -> str:
+    """Return the name of a callable's argument, empty where it has none."""
+    try:
+        names = list(inspect.signature(callee.forward if isinstance(callee, nn.Module) else callee).parameters)
+    except (TypeError, ValueError):  # a builtin
+        return ""
+    return names[index] if len(names) > index else ""
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], index: int, callee: Any) -> Any:
     if len(args) > index:
         return args[index]
-    for name in ("input", "x", "self"):
+    for name in (argument_name(callee, index), "input", "x", "self"):
         if name in kwargs:
             return kwargs[name]
     return next(value for value in kwargs.values() if isinstance(value, torch.Tensor))

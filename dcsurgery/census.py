@@ -25,10 +25,12 @@ from dcsurgery.errors import BadInput
 from dcsurgery.example_inputs import call, unfit
 from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, NodePlace, Place, Role, Site
 from dcsurgery.source import CodeKey
-from dcsurgery.subclass import original_class
+from dcsurgery.subclass import amendments_of, original_class
 from dcsurgery.tree import join
 
 __all__ = ["Census", "site_key", "take_census"]
+
+_STAND_INS = ("dcsurgery.activations.", "dcsurgery.standins", "dcsurgery.calls")
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,13 @@ def _static_events(places: Places) -> dict[Key, Event]:
     for path, module in places.tree.modules.items():
         recognised = places.match_of(module) is not None
         below = any(path.startswith((f"{p}.", f"{p}[")) for p in places.closed)
-        if not recognised and not below and not places.is_leaf(module) and not isinstance(module, fx.GraphModule):
-            found.update(scan(module, path, places))
+        ours = original_class(module).__module__.startswith(_STAND_INS)
+        opened = not (recognised or below or ours or places.is_leaf(module) or isinstance(module, fx.GraphModule))
+        if opened:
+            # An edited module's source is still its author's: what was rewritten in it is no site any more.
+            done = {c for a in amendments_of(module) for edit in getattr(a, "edits", ()) for c in edit.chains}
+            events = scan(module, path, places)
+            found.update({key: event for key, event in events.items() if not event.chains <= done})
     return found
 
 

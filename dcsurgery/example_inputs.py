@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from dcsurgery.errors import BadInput
 
-__all__ = ["arguments", "call", "converted", "describe", "fresh", "unfit"]
+__all__ = ["arguments", "call", "converted", "describe", "fresh", "preserved", "unfit"]
 
 
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -53,6 +55,31 @@ def call(model: nn.Module, example_inputs: Any) -> Any:
     """Run a model on (a copy of) example inputs."""
     args, kwargs = arguments(fresh(example_inputs))
     return model(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Let a model run and put back what it keeps in attributes afterwards: caches, counters, last outputs.
+
+    Plain lists, dicts and sets get their contents back, too. The values of buffers are the caller's business.
+    """
+    before = []
+    for module in model.modules():
+        for table in (vars(module), getattr(module, "_buffers", None)):
+            if table is not None:
+                containers = [(v, copy.copy(v)) for v in table.values() if type(v) in (list, dict, set)]
+                before.append((table, dict(table), containers))
+    try:
+        yield
+    finally:
+        for table, entries, containers in before:
+            for name in [name for name in table if name not in entries]:
+                del table[name]
+            table.update({name: value for name, value in entries.items() if table.get(name, before) is not value})
+            for container, contents in containers:
+                if container != contents if not isinstance(container, dict) else container.keys() != contents.keys():
+                    container.clear()
+                    (container.extend if isinstance(container, list) else container.update)(contents)
 
 
 def describe(value: Any) -> str:

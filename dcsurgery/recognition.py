@@ -14,17 +14,21 @@ from torch import nn
 
 from dcsurgery.catalog import Match, match_function, match_module
 from dcsurgery.fingerprint import identify
+from dcsurgery.subclass import amendments_of
 
 __all__ = ["is_library_code", "may_be_activation_module", "recognise"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, torch.fx.GraphModule)
 _NOT_PROBED = frozenset({"torch", "numpy", "builtins", "math", "operator", "functools", "inspect", "typing", "scipy"})
+_STAND_INS = frozenset({"dcsurgery.calls", "dcsurgery.standins"})  # they are what they hold
 _FUNCTIONS: weakref.WeakKeyDictionary[Any, Match | None] = weakref.WeakKeyDictionary()
 
 
 def is_library_code(module_name: str | None) -> bool:
     """Say whether code of this module is never probed or opened: torch, numpy, the standard library's basics."""
-    return (module_name or "builtins").split(".")[0] in _NOT_PROBED
+    name = module_name or "builtins"
+    ours = name.startswith("dcsurgery.") and not name.startswith("dcsurgery.zoo.")  # the zoo's models are user code
+    return ours or name.split(".")[0] in _NOT_PROBED
 
 
 def recognise(value: Any) -> Match | None:
@@ -33,6 +37,8 @@ def recognise(value: Any) -> Match | None:
     Listed objects are told by identity; user-written ones are probed on a grid of numbers (`identify`).
     """
     if isinstance(value, nn.Module):
+        if type(value).__module__ in _STAND_INS:
+            return recognise(getattr(value, "activation", None))
         listed = match_module(value)
         if listed is None and may_be_activation_module(value):
             return identify(copy.deepcopy(value).eval())
@@ -50,6 +56,8 @@ def recognise(value: Any) -> Match | None:
 
 def may_be_activation_module(module: nn.Module) -> bool:
     """Say whether a user-written module could be an activation: it holds no tensors and is no container."""
+    if amendments_of(module):  # opened before: what is left of it behaves like what it still contains
+        return False
     if isinstance(module, (*_CONTAINERS, torch.jit.ScriptModule)):
         return False
     if is_library_code(type(module).__module__) or type(module).forward is nn.Module.forward:
@@ -74,6 +82,9 @@ def _probe(value: Any) -> Match | None:
     if isinstance(value, type) or not callable(value) or isinstance(value, torch._ops.OpOverload):
         return None
     function = value.func if isinstance(value, functools.partial) else value
+    own = getattr(function, "__self__", None)
+    if isinstance(own, type) and issubclass(own, torch.autograd.Function):
+        return _of_autograd_function(own)
     module = getattr(function, "__module__", None) or type(function).__module__
     scripted = isinstance(value, torch.jit.ScriptFunction)
     if not scripted and (is_library_code(module) or not _takes_one(value)):
@@ -87,6 +98,12 @@ def _probe(value: Any) -> Match | None:
     match = identify(value)
     _FUNCTIONS[value] = match
     return match
+
+
+@functools.lru_cache(maxsize=256)
+def _of_autograd_function(cls: type[torch.autograd.Function]) -> Match | None:
+    """Recognise ``Function.apply``: what a user's class does decides, not the name that they all share."""
+    return None if is_library_code(cls.__module__) else identify(cls.apply)
 
 
 def _takes_one(value: Any, bound: int = 0) -> bool:

@@ -29,6 +29,7 @@ from dcsurgery.source import (
     compile_function,
     file_of,
     function_node,
+    mangled,
     source_hash,
 )
 
@@ -154,7 +155,9 @@ def _lasting(callee: Any) -> Any:
     if isinstance(callee, types.MethodDescriptorType):
         return callee
     own = getattr(callee, "__self__", None)  # a builtin's module, or what a method is bound to
-    return callee if isinstance(callee, types.BuiltinFunctionType) and isinstance(own, types.ModuleType | None) else None
+    return (
+        callee if isinstance(callee, types.BuiltinFunctionType) and isinstance(own, types.ModuleType | None) else None
+    )
 
 
 class _Rewriter:
@@ -177,9 +180,7 @@ class _Rewriter:
             return raw if getter is raw.fget else property(getter, raw.fset, raw.fdel, raw.__doc__)
         return self.function(raw)
 
-    def function(
-        self, function: types.FunctionType, within: tuple[types.FunctionType, ...] = ()
-    ) -> types.FunctionType:
+    def function(self, function: types.FunctionType, within: tuple[types.FunctionType, ...] = ()) -> types.FunctionType:
         """Return the rewritten copy of a function, or the function itself where nothing in it changes.
 
         ``within`` are the functions that hold it in their closures and are being rewritten.
@@ -193,9 +194,7 @@ class _Rewriter:
             self._made[function] = new
         return new
 
-    def _rewritten(
-        self, function: types.FunctionType, within: tuple[types.FunctionType, ...]
-    ) -> types.FunctionType:
+    def _rewritten(self, function: types.FunctionType, within: tuple[types.FunctionType, ...]) -> types.FunctionType:
         key = code_key(function.__code__)
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         changed = {name: self._cell(cell, within) for name, cell in cells.items()}
@@ -296,12 +295,8 @@ class _Changer(ast.NodeTransformer):
         self.helpers[name] = self._table.calls[end] or self._passing
         target: ast.expr
         if isinstance(node.func, ast.Attribute):
-            target, method = node.func.value, ast.Constant(self._mangled(node.func.attr))
+            target, method = node.func.value, ast.Constant(mangled(node.func.attr, self._cls))
         else:
             target, method = node.func, ast.Constant(None)
         call = ast.Call(ast.Name(name, ast.Load()), [target, method, *node.args], node.keywords)
         return ast.fix_missing_locations(ast.copy_location(call, node))
-
-    def _mangled(self, name: str) -> str:
-        private = self._cls is not None and name.startswith("__") and not name.endswith("__")
-        return f"_{(self._cls or '').lstrip('_')}{name}" if private else name

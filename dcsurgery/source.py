@@ -5,7 +5,6 @@ for every instruction that runs (PEP 657), so a call seen at run time and a call
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast
@@ -30,6 +29,7 @@ __all__ = [
     "file_of",
     "function_node",
     "instruction_end",
+    "mangled",
     "parse",
     "source_hash",
 ]
@@ -173,6 +173,13 @@ def call_end(call: ast.expr) -> tuple[int, int]:
     return (call.end_lineno or 0, call.end_col_offset or 0)
 
 
+def mangled(name: str, cls: str | None) -> str:
+    """Return an attribute's name as Python knows it: ``__private`` ones in a class bear the class's name."""
+    owner = (cls or "").lstrip("_")
+    private = bool(owner) and name.startswith("__") and not name.endswith("__")
+    return f"_{owner}{name}" if private else name
+
+
 def calls_in(node: ast.AST) -> dict[tuple[int, int], ast.Call]:
     """Return every call inside a syntax tree by its end."""
     return {call_end(child): child for child in ast.walk(node) if isinstance(child, ast.Call)}
@@ -243,7 +250,9 @@ def compile_function(
         code = pending.pop(0)
         nested = [c for c in code.co_consts if isinstance(c, types.CodeType)]
         for candidate in nested:
-            if candidate.co_name == (_INNER if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "<lambda>"):
+            if candidate.co_name == (
+                _INNER if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "<lambda>"
+            ):
                 return candidate.replace(co_name=original.co_name, co_qualname=original.co_qualname)
         pending += nested
     raise Refused("the changed function could not be compiled", where=original.co_filename, fix="report this model")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcsurgery.calls import pass_on
+from dcsurgery.calls import argument_name, pass_on
 
 __all__ = ["DeletedNorm", "ForgetTensors", "InPlace", "ReplacedActivation", "keep_hooks"]
 
@@ -58,20 +58,22 @@ class DeletedNorm(_DropsKeys):
         super().__init__(old.state_dict().keys() if old is not None else ())
         self.returns = returns
         self.copied = copied
+        self.argument = "" if old is None else argument_name(old, returns)
         self.deleted = type(old).__name__ if old is not None else "normalization"
         self.weight = self.bias = None
         for name, value in vars(old).items() if old is not None else ():
             if (
                 not name.startswith("_")
                 and isinstance(value, _SETTING)
-                and name not in ("training", "returns", "copied")
+                and name not in ("training", "returns", "copied", "argument")
             ):
                 setattr(self, name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the tensor that would have been normalized."""
-        x = args[self.returns] if len(args) > self.returns else next(iter(kwargs.values()))
-        return pass_on(x, self.copied)
+        if len(args) > self.returns:
+            return pass_on(args[self.returns], self.copied)
+        return pass_on(kwargs[self.argument] if self.argument in kwargs else next(iter(kwargs.values())), self.copied)
 
     def reset_parameters(self) -> None:
         """Do nothing: there is nothing left to reset."""

@@ -60,7 +60,9 @@ def amended(cls: type[nn.Module], amendment: Amendment) -> type[nn.Module]:
         "_dcsurgery_amendments": (*amendments_of(cls), amendment),
     }
     metaclass: Any = type(cls)
-    new: type[nn.Module] = metaclass(cls.__name__, (cls,), members)
+    # Made below nn.Module and moved below cls, so that cls.__init_subclass__ does not register it as one of the user's.
+    new: type[nn.Module] = metaclass(cls.__name__, (nn.Module,), members)
+    new.__bases__ = (cls,)
     with _LOCK:
         return _CLASSES.setdefault((cls, amendment), new)
 

@@ -60,7 +60,9 @@ class FoldBatchNorm(Pass):
     def realise(cls, surgeon: Surgeon, edit: Edit) -> None:
         """Move the norm's scale and shift into the layer and let its input through."""
         if not isinstance(edit.place, ModulePlace) or "into" not in edit.settings:
-            raise Refused("the edit names no batch norm module or no layer to fold it into", where=edit.site, fix="plan again")
+            raise Refused(
+                "the edit names no batch norm module or no layer to fold it into", where=edit.site, fix="plan again"
+            )
         norm = get_path(surgeon.model, join(edit.place.owner, edit.place.slot))
         layer = surgeon.module(edit.settings["into"])
         if not isinstance(norm, _BATCH_NORM) or norm.running_mean is None or norm.running_var is None:

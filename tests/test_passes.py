@@ -319,7 +319,13 @@ def test_a_scale_that_is_none_is_refused(C):
 def test_passes_are_applied_in_their_order():
     model, x = Before(), points(5, 3, dtype=torch.float32)
     order = [RescaleLabels(2.0), Denormalize(), ReplaceActivations()]
-    assert [e.action for e in Pipeline(order).plan(model, (x,))] == ["rescale", "delete", "delete", "replace", "replace"]
+    assert [e.action for e in Pipeline(order).plan(model, (x,))] == [
+        "rescale",
+        "delete",
+        "delete",
+        "replace",
+        "replace",
+    ]
     forth, back = (Pipeline(entries)(model, (x,)).model(x) for entries in (order, order[::-1]))
     assert torch.equal(forth, back)
 

@@ -9,15 +9,18 @@ import torch
 from torch import fx
 
 from dcsurgery.activations import irelu
-from dcsurgery.calls import pass_on, replace_in_place
+from dcsurgery.calls import apply_activation, gate, pass_on, replace_in_place
 
-__all__ = ["CaptureMethod", "Key", "ModuleGraph", "graph_lines", "key_of", "outside"]
+__all__ = ["REPLACED", "CaptureMethod", "Key", "ModuleGraph", "graph_lines", "key_of", "outside"]
 
 CaptureMethod = Literal["symbolic", "recorded", "exact", "opaque"]
 # Identifies a site inside one capture: ("module", owner, slot), ("attribute", owner, name),
 # ("call", owner, function, first line, end) or ("fused", owner, what) or ("node", owner, node).
 Key = tuple[Any, ...]
 _SLOTS = ("module", "attribute")
+# What an edited call runs, and what stands there in a plan.
+REPLACED = frozenset({replace_in_place, apply_activation, gate})
+_EDITED = {irelu: "=> new", pass_on: "", **dict.fromkeys(REPLACED, "=> new")}
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,24 @@ def graph_lines(graph: fx.Graph, changes: dict[Key, str] | None = None, path: st
     """
     changes = changes or {}
     slots = {f"{key[1]}.{key[2]}".lstrip("."): label for key, label in changes.items() if key[0] in _SLOTS}
+    calls = {(key[2], key[3], key[4]) for key in changes if key[0] == "call" and key[1] == path}
     number: dict[fx.Node, str] = {}
     lines: list[str] = []
     for node in graph.nodes:
+        if node.meta.get("dcs_call") in calls and key_of(node) is None and node.target not in _EDITED:
+            continue  # an edited norm's own doings, like counting batches
         change = changes.get(key_of(node) or ())
-        if change is None and node.op == "call_module":
-            change = slots.get(f"{path}.{node.target}".lstrip("."))
+        if change is None and node.op == "call_module" and key_of(node) is None:
+            paths = node.meta.get("dcs_paths", (f"{path}.{node.target}".lstrip("."),))
+            change = next((slots[p] for p in paths if p in slots), None)
         if change is None and node.op == "call_function":
-            change = {irelu: "=> new", replace_in_place: "=> new", pass_on: ""}.get(node.target)
+            change = _EDITED.get(node.target)
         if change == "":
             source = next(iter(node.all_input_nodes), None)
             number[node] = number.get(source, "?") if source is not None else "?"
+            continue
+        if node.op == "get_attr":  # shown where it is used: a deleted norm takes its tensors along
+            number[node] = str(node.target)
             continue
         inputs = node.all_input_nodes if change is None else node.all_input_nodes[:1]
         arguments = ", ".join(number.get(source, "?") for source in inputs)

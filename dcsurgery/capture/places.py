@@ -6,16 +6,17 @@ import ast
 import functools
 import gc
 import types
+from collections import defaultdict
 from typing import Any
 
 import torch
 from torch import nn
 
 from dcsurgery.capture.graphs import Key
-from dcsurgery.capture.origin import BOUNDARIES, Origin, chain_of, is_library_file, method_codes, short_file
+from dcsurgery.capture.origin import BOUNDARIES, Origin, chain_of, is_library_file, short_file
 from dcsurgery.catalog import Match
 from dcsurgery.recognition import is_library_code, recognise
-from dcsurgery.source import calls_in, code_key, instruction_end, parse
+from dcsurgery.source import calls_in, instruction_end, parse
 from dcsurgery.subclass import original_class
 from dcsurgery.tree import Slot, Tree
 
@@ -33,6 +34,7 @@ class Places:
         self._by_object: dict[int, list[Slot]] = {}
         self._by_owner: dict[str, list[Slot]] = {}
         self._function_matches: dict[types.CodeType, tuple[Any, Match | None]] = {}
+        self.called_methods: defaultdict[str, set[str]] = defaultdict(set)  # path to methods that others call
         self.slots: list[Slot] = []
         self.closed: list[str] = []  # paths of recognised modules: nothing below is a site of its own
         self._slot_codes: set[types.CodeType] = set()
@@ -90,20 +92,27 @@ class Places:
         """Return the slots of one module that hold plain callables."""
         return [s for s in self._by_owner.get(owner, []) if not s.registered and not isinstance(s.value, nn.Module)]
 
-    def held_callable(self, func: Any, origin: Origin, callers: list[str]) -> Slot | None:
-        """Return the attribute that a running function was taken from, None if the source names the function itself.
+    def held_callables(self, func: Any, origin: Origin, callers: list[str]) -> list[Slot]:
+        """Return the nearest caller's attributes that hold a running function; none if the source names it itself.
 
         ``self.act(x)`` and ``for act in self.acts`` come from a slot; ``F.silu(x)`` and ``x.relu()`` do not.
         """
         if origin.frames and _names_function_itself(origin.frames[0]):
-            return None
+            return []
         name = getattr(func, "__name__", "")
-        for caller in callers:
-            for slot in self.callable_slots(caller):
-                inner = slot.value.func if isinstance(slot.value, functools.partial) else slot.value
-                if inner is func or (self.match_of(slot.value) and getattr(inner, "__name__", None) == name):
-                    return slot
-        return None
+
+        def holds(slot: Slot) -> bool:
+            inner = slot.value.func if isinstance(slot.value, functools.partial) else slot.value
+            return inner is func or (self.match_of(slot.value) is not None and getattr(inner, "__name__", "") == name)
+
+        held = ([slot for slot in self.callable_slots(caller) if holds(slot)] for caller in callers)
+        return next((slots for slots in held if slots), [])
+
+    @staticmethod
+    def named_slot(frame: types.FrameType | None, slots: list[Slot]) -> Slot | None:
+        """Return the slot that the call in progress names, like ``self.acts[1](x)``."""
+        name = None if frame is None else _attribute_called(frame)
+        return next((slot for slot in slots if slot.name == name), None)
 
     def recognised_frame(self, origin: Origin, callers: list[str]) -> tuple[Key | None, Match, Origin] | None:
         """Return the outermost user function around a call that is an activation as a whole.
@@ -114,9 +123,11 @@ class Places:
         for position in range(len(origin.frames) - 1, -1, -1):
             frame = origin.frames[position]
             code = frame.f_code
+            applied = _applied(frame)
             for caller in callers:
                 for slot in self.callable_slots(caller):
-                    if _code_of(slot.value) is code and (match := self.match_of(slot.value)) is not None:
+                    held = _code_of(slot.value) is code or (applied is not None and slot.value == applied)
+                    if held and (match := self.match_of(slot.value)) is not None:
                         return self.slot_key(slot), match, origin
             if position + 1 >= len(origin.frames):
                 continue
@@ -151,8 +162,7 @@ class Places:
         code = frame.f_code
         if code.co_argcount < 1 or (code.co_name.startswith("<") and code.co_name != "<lambda>"):
             return True
-        first = frame.f_locals.get(code.co_varnames[0])
-        return isinstance(first, nn.Module) and code_key(code) in method_codes(original_class(first))  # type: ignore[arg-type]
+        return isinstance(frame.f_locals.get(code.co_varnames[0]), nn.Module)
 
 
 def _function_of(frame: types.FrameType) -> Any:
@@ -160,9 +170,9 @@ def _function_of(frame: types.FrameType) -> Any:
     code = frame.f_code
     if is_library_code(frame.f_globals.get("__name__")):
         return None
-    function_class = getattr(type(frame.f_locals.get("ctx")), "_forward_cls", None)
-    if function_class is not None:
-        return function_class.apply
+    applied = _applied(frame)
+    if applied is not None:
+        return applied
     named = frame.f_globals.get(code.co_name)
     if isinstance(named, types.FunctionType) and named.__code__ is code:
         return named
@@ -170,12 +180,18 @@ def _function_of(frame: types.FrameType) -> Any:
     return next((f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType) and f.__code__ is code), None)
 
 
+def _applied(frame: types.FrameType) -> Any:
+    """Return ``Function.apply`` where a frame runs the ``forward`` of an `autograd.Function`."""
+    function_class = getattr(type(frame.f_locals.get("ctx")), "_forward_cls", None)
+    return None if function_class is None else function_class.apply
+
+
 def _code_of(value: Any) -> types.CodeType | None:
     value = value.func if isinstance(value, functools.partial) else value
     value = getattr(value, "__func__", value)
     if isinstance(value, types.FunctionType):
         return value.__code__
-    call = getattr(type(value), "__call__", None)
+    call = getattr(type(value), "__call__", None)  # noqa: B004 - the class's own method is wanted
     return call.__code__ if isinstance(call, types.FunctionType) else None
 
 
@@ -200,6 +216,25 @@ def _names_function_itself(frame: types.FrameType) -> bool:
     if isinstance(local, torch.Tensor | torch.fx.Proxy):
         return dotted
     return root.id not in frame.f_locals and isinstance(frame.f_globals.get(root.id), types.ModuleType)
+
+
+def _attribute_called(frame: types.FrameType) -> str | None:
+    """Return ``acts[1]`` where the call in progress is written as ``module.acts[1](…)``."""
+    end = instruction_end(frame.f_code, frame.f_lasti)
+    call = None if end is None else _calls(frame.f_code.co_filename).get(end)
+    text, node = "", None if call is None else call.func
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        if isinstance(node, ast.Attribute):
+            text = f".{node.attr}{text}"
+        elif isinstance(node.slice, ast.Constant):
+            text = f"[{node.slice.value!r}]{text}"
+        elif isinstance(node.slice, ast.Name):
+            text = f"[{frame.f_locals.get(node.slice.id)!r}]{text}"
+        else:
+            return None
+        node = node.value
+    module = isinstance(node, ast.Name) and isinstance(frame.f_locals.get(node.id), nn.Module)
+    return text.removeprefix(".") if module else None
 
 
 @functools.lru_cache(maxsize=256)

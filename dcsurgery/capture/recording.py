@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import linecache
+import re
 import sys
 import types
 from collections import Counter
@@ -22,15 +24,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from dcsurgery.activations import irelu
-from dcsurgery.capture.graphs import Key, outside
+from dcsurgery.capture.graphs import REPLACED, Key, outside
 from dcsurgery.capture.origin import Origin, is_library_file, origin_of, short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.catalog import Match, match_function
 from dcsurgery.recurrent import inner_operators
 from dcsurgery.sites import CallStep
+from dcsurgery.source import code_key, instruction_end
+from dcsurgery.tree import Slot
 
 __all__ = ["Event", "Recorder", "Recording"]
 
+_ASSIGNMENT = re.compile(r"\s*(\w+)\s*(?::[^=]*)?=")
 _NOT_A_CALL = frozenset({"__get__", "__set__", "__delete__"})
 
 
@@ -74,6 +79,7 @@ class _Frame:
     key: Key | None = None
     graph: fx.Graph | None = None
     nodes: dict[int, Any] = field(default_factory=dict)  # id(tensor) -> node, or (node, path into its value)
+    turns: Counter[int] = field(default_factory=Counter)  # id(shared callable) -> calls so far
 
 
 class Recorder(TorchFunctionMode):
@@ -115,11 +121,13 @@ class Recorder(TorchFunctionMode):
 
     def _quietly(self, hook: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any) -> None:
-            before, self.busy = self.busy, True
+            if self.busy:  # a module that is probed
+                return
+            self.busy = True
             try:
                 hook(*args)
             finally:
-                self.busy = before
+                self.busy = False
 
         return run
 
@@ -175,6 +183,8 @@ class Recorder(TorchFunctionMode):
             )
             if frame.site and frame.key is not None:
                 node.meta["dcs_key"] = frame.key
+            elif frame.path != "?":
+                node.meta["dcs_paths"] = tuple(self._places.tree.paths[id(frame.module)])
             self._own_all(parent, output, node)
 
     def _target(self, parent: _Frame, frame: _Frame) -> str:
@@ -191,10 +201,21 @@ class Recorder(TorchFunctionMode):
         """Choose the slot through which a module was called: the nearest caller that holds it."""
         slots = self._places.slots_of(module)
         for caller in reversed(self._stack[:depth]):
-            for slot in slots:
-                if self._places.belongs_to(slot, caller.path):
-                    return self._places.slot_key(slot)
+            held = [slot for slot in slots if self._places.belongs_to(slot, caller.path)]
+            if held:
+                return self._places.slot_key(self._used(caller, module, held, _outside_call(sys._getframe(2))))
         return self._places.slot_key(slots[0]) if slots else None
+
+    def _used(self, caller: _Frame, value: Any, slots: list[Slot], frame: types.FrameType | None) -> Slot:
+        """Return which of a caller's slots, all with the same object, is meant: the one its source names, or the next."""
+        if len(slots) == 1:
+            return slots[0]
+        named = self._places.named_slot(frame, slots)
+        if named is not None:
+            return named
+        turn = caller.turns[id(value)]  # a container's items are called one after the other
+        caller.turns[id(value)] += 1
+        return slots[turn % len(slots)]
 
     def _module_event(self, module: nn.Module, match: Match) -> Key:
         key = self._module_key(module, len(self._stack))
@@ -235,11 +256,17 @@ class Recorder(TorchFunctionMode):
         return event
 
     def _call_event(self, origin: Origin, match: Match, how: str) -> Key:
+        key: Key
         top = self._stack[-1] if self._stack else None
         owner = self._places.tree.path_of(origin.owner) if origin.owner is not None else None
+        node = None if top is None else _running_node(top.module, origin.frames)
+        if top is not None and node is not None:
+            key = ("node", top.path, node)
+            self._count(key, match, "node", origin)
+            return key
         if owner is None or not origin.steps:
             inside = f"{type(top.module).__name__ if top else 'the model'} ({match.operator.name})"
-            key: Key = ("fused", top.path if top else "", inside)
+            key = ("fused", top.path if top else "", inside)
             self._count(key, match, "fused", origin, "it runs inside torch's own code, which is not edited")
             return key
         last = origin.steps[-1]
@@ -264,10 +291,10 @@ class Recorder(TorchFunctionMode):
                 return key
         wrapped = self._places.recognised_frame(origin, self._stack_paths())
         if wrapped is not None:
-            held, wrapped_match, outer = wrapped
-            if held is not None:
-                self._count(held, wrapped_match, "attribute", origin)
-                return held
+            through, wrapped_match, outer = wrapped
+            if through is not None:
+                self._count(through, wrapped_match, "attribute", origin)
+                return through
             return self._call_event(outer, wrapped_match, "function")
         if match is None:
             return None
@@ -275,8 +302,10 @@ class Recorder(TorchFunctionMode):
             key = ("fused", top.path if top else "", f"autograd.Function {origin.in_autograd_function.__qualname__}")
             self._count(key, match, "fused", origin, "an autograd.Function's backward would stay as it is")
             return key
-        slot = self._places.held_callable(func, origin, self._stack_paths())
-        if slot is not None:
+        held = self._places.held_callables(func, origin, self._stack_paths())
+        if held:
+            caller = next((frame for frame in reversed(self._stack) if frame.path == held[0].owner), self._stack[-1])
+            slot = self._used(caller, func, held, origin.frames[0] if origin.frames else None)
             key = self._places.slot_key(slot)
             self._count(key, self._places.match_of(slot.value) or match, "attribute", origin)
             return key
@@ -301,7 +330,11 @@ class Recorder(TorchFunctionMode):
             return self._compound_call(compound, func, args, kwargs)
         match = _match(func)
         key = self._site_of(func, match) if match is not None else None
-        result = self._run(key, func, args, kwargs)
+        self.busy = func in REPLACED  # what a new activation does inside is not the model's doing
+        try:
+            result = self._run(key, func, args, kwargs)
+        finally:
+            self.busy = False
         if top is not None and top.graph is not None and not top.leaf:
             self._add(top, func, args, kwargs, result, key)
         return result
@@ -318,9 +351,10 @@ class Recorder(TorchFunctionMode):
 
     def _keep_version(self, key: Key, output: Any) -> None:
         event = self.recording.events.get(key)
-        if event is not None and event.match.operator.role == "normalization" and isinstance(output, torch.Tensor):
-            if not output.is_inference():  # such tensors have no version
-                self._outputs.append((key, output, output._version))
+        if event is None or event.match.operator.role != "normalization" or not isinstance(output, torch.Tensor):
+            return
+        if not output.is_inference():  # such tensors have no version
+            self._outputs.append((key, output, output._version))
 
     def _compound_call(self, frame: types.FrameType, func: Any, args: Any, kwargs: Any) -> Any:
         """Show everything that one call of a recognised function does as one node."""
@@ -356,9 +390,11 @@ class Recorder(TorchFunctionMode):
             )
         if key is not None:
             node.meta["dcs_key"] = key
-        caller = origin_frame(sys._getframe(2))
+        caller = _user_frame(sys._getframe(2))
         if caller is not None:
-            node.meta["dcs_line"] = caller
+            node.meta["dcs_line"] = (short_file(caller.f_code.co_filename), caller.f_lineno)
+            step = code_key(caller.f_code)
+            node.meta["dcs_call"] = (step.function, step.first_line, instruction_end(caller.f_code, caller.f_lasti))
         self._own_all(frame, result, node)
 
     def _own(self, frame: _Frame, tensor: torch.Tensor, node: Any) -> None:
@@ -457,11 +493,22 @@ def _outside_call(frame: types.FrameType | None) -> types.FrameType | None:
     return frame
 
 
-def origin_frame(frame: types.FrameType | None) -> tuple[str, int] | None:
-    """Return file and line of the nearest user code, without the work of a full origin."""
+def _running_node(module: nn.Module, frames: tuple[types.FrameType, ...]) -> str | None:
+    """Return the name of the node that a GraphModule's generated code, one line a node, is at."""
+    if not isinstance(module, fx.GraphModule) or not frames:
+        return None
+    frame = frames[0]
+    if frame.f_code.co_name != "forward" or frame.f_locals.get("self") is not module:
+        return None
+    line = _ASSIGNMENT.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno))
+    return None if line is None else line[1]
+
+
+def _user_frame(frame: types.FrameType | None) -> types.FrameType | None:
+    """Return the nearest frame of user code, without the work of a full origin."""
     while frame is not None and is_library_file(frame.f_code.co_filename):
         frame = frame.f_back
-    return None if frame is None else (short_file(frame.f_code.co_filename), frame.f_lineno)
+    return frame
 
 
 def _detached(value: Any) -> Any:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import builtins
 import types
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from dcsurgery.capture.graphs import Key
-from dcsurgery.capture.origin import short_file
+from dcsurgery.capture.origin import method_codes, short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.recording import Event
 from dcsurgery.catalog import Match, match_method, match_module
@@ -24,135 +24,284 @@ from dcsurgery.errors import Refused
 from dcsurgery.recognition import is_library_code, recognise
 from dcsurgery.rewriting import methods_of
 from dcsurgery.sites import CallStep
-from dcsurgery.source import CodeKey, call_end, code_key, function_node
+from dcsurgery.source import CodeKey, FunctionNode, call_end, code_key, function_node, mangled
 from dcsurgery.subclass import original_class
 
-__all__ = ["scan"]
+__all__ = ["scan", "unwrapped"]
 
 # What MessagePassing.propagate calls by name, from code that it generates.
 _MESSAGE_PASSING = ("message", "aggregate", "update", "edge_update", "message_and_aggregate")
-_DEPTH = 6
-_UNKNOWN = object()
+_DEPTH = 6  # of expressions in expressions
+_MANY = 512  # functions behind one module, or callables in one table
 
 
 def scan(module: nn.Module, path: str, places: Places) -> dict[Key, Event]:
     """Return the call sites in the code that one module runs."""
     scanner = _Scanner(module, path, places)
-    cls = original_class(module)
-    methods = methods_of(cls)
-    start = ["forward", *(_MESSAGE_PASSING if "propagate" in methods or hasattr(cls, "propagate") else ())]
-    for name in start:
-        scanner.method(methods.get(name), 0)
-    return scanner.events
+    methods = scanner.methods
+    propagates = "propagate" in methods or hasattr(original_class(module), "propagate")
+    for name in ("forward", *(_MESSAGE_PASSING if propagates else ()), *sorted(places.called_methods[path])):
+        scanner.method(methods.get(name))
+    return scanner.events()
+
+
+@dataclass
+class _Function:
+    """What one function applies and calls: `sites` and `calls` by the call expression."""
+
+    live: types.FunctionType
+    sites: list[tuple[CallStep, Match, str]] = field(default_factory=list)
+    calls: list[tuple[CallStep, types.FunctionType]] = field(default_factory=list)
 
 
 class _Scanner:
     def __init__(self, module: nn.Module, path: str, places: Places) -> None:
+        self.methods = methods_of(original_class(module))
         self._module = module
         self._path = path
         self._places = places
-        self._methods = methods_of(original_class(module))
-        self._seen: set[tuple[CodeKey, CodeKey | None]] = set()
-        self.events: dict[Key, Event] = {}
+        self._own = method_codes(original_class(module))
+        self._roots: list[types.FunctionType] = []
+        self._functions: dict[types.FunctionType, _Function] = {}
 
-    def method(self, raw: Any, depth: int) -> None:
+    def method(self, raw: Any) -> None:
         """Scan a class attribute, decorators looked through."""
         function = raw.fget if isinstance(raw, property) else getattr(raw, "__func__", raw)
-        for candidate in _unwrapped(function):
-            if not is_library_code(candidate.__module__):
-                self._function(candidate, (), depth)
+        for candidate in unwrapped(function):
+            if not is_library_code(candidate.__module__) and candidate not in self._roots:
+                self._roots.append(candidate)
+                self.function(candidate)
 
-    def _function(self, function: types.FunctionType, chain: tuple[CallStep, ...], depth: int) -> None:
-        key = code_key(function.__code__)
-        above = CodeKey(chain[-1].function, chain[-1].first_line) if chain else None
-        if (key, above) in self._seen or depth > _DEPTH:
+    def function(self, function: types.FunctionType) -> None:
+        """Scan a function and everything that it calls, once."""
+        if function in self._functions or len(self._functions) > _MANY:
             return
-        self._seen.add((key, above))
+        found = self._functions[function] = _Function(function)
+        key = code_key(function.__code__)
         try:
             node, cls = function_node(function.__code__.co_filename, key, function.__code__)
         except Refused:
             return  # no source: only a run can tell
-        body = [node.body] if isinstance(node, ast.Lambda) else node.body
-        for statement in body:
-            for call in _calls(statement):
-                step = CallStep(key.function, key.first_line, call_end(call))
-                self._call(call, function, cls, (*chain, step), depth)
+        _Reader(self, found, key, cls, node).read()
 
-    def _call(
-        self, call: ast.Call, function: types.FunctionType, cls: str | None, chain: tuple[CallStep, ...], depth: int
-    ) -> None:
-        target = call.func
-        if _is_super(target):
-            assert isinstance(target, ast.Attribute)
-            self._super_call(target.attr, function, chain, depth)
+    def called(self, caller: _Function, step: CallStep, function: types.FunctionType) -> None:
+        """Note that a function calls, or hands on, another one."""
+        if is_library_code(function.__module__):
             return
-        if isinstance(target, ast.Attribute) and _is_name(target.value, function.__code__.co_varnames[:1]):
-            held = self._methods.get(target.attr)
-            if held is not None and target.attr not in vars(self._module):
-                self.method(held, depth + 1)
-            return  # an attribute: a slot of its own
-        value = self._value(target, function)
-        if value is _UNKNOWN:
-            if isinstance(target, ast.Attribute):
-                operator = match_method(target.attr)
-                if operator is not None:
-                    self._add(chain, Match(operator, {}, "listed"), "method", function)
+        if code_key(function.__code__) in self._own and not self._is_static(function):
+            self.method(function)
             return
-        match = recognise(value) if not isinstance(value, type) else None
-        if match is not None:
-            self._add(chain, match, "module" if isinstance(value, nn.Module) else "function", function)
-        elif isinstance(value, types.FunctionType) and not is_library_code(value.__module__):
-            self._function(value, chain, depth + 1)
+        caller.calls.append((step, function))
+        self.function(function)
 
-    def _super_call(self, name: str, function: types.FunctionType, chain: tuple[CallStep, ...], depth: int) -> None:
+    def _is_static(self, function: types.FunctionType) -> bool:
+        raw = self.methods.get(function.__name__)
+        return isinstance(raw, staticmethod | classmethod)
+
+    def own_attribute(self, name: str, caller: _Function, step: CallStep | None) -> bool:
+        """Scan what ``self.name`` stands for, if that is a method or a property; a slot is a site of its own."""
+        held = None if name in vars(self._module) else self.methods.get(name)
+        if isinstance(held, staticmethod | classmethod):
+            if step is not None and isinstance(held.__func__, types.FunctionType):
+                self.called(caller, step, held.__func__)
+        elif held is not None:
+            self.method(held)
+        return held is not None
+
+    def method_elsewhere(self, name: str) -> None:
+        """Remember that some object's method is called: of the modules below, those that have it are scanned for it."""
+        for path, module in self._places.tree.modules.items():
+            if path != self._path and name in methods_of(original_class(module)):
+                self._places.called_methods[path].add(name)
+
+    def parents_member(self, name: str, function: types.FunctionType) -> Any:
+        """Return what ``super().name`` is in a method, and the class that has it."""
         mro = original_class(self._module).__mro__
-        own = next((i for i, c in enumerate(mro) if vars(c).get(function.__name__) is function), None)
+        own = next(
+            (i for i, c in enumerate(mro) if function in unwrapped(_plain(vars(c).get(function.__name__)))), None
+        )
         parent = None if own is None else next((c for c in mro[own + 1 :] if name in vars(c)), None)
-        if parent is None:
+        return None if parent is None else (vars(parent)[name], parent)
+
+    def is_method(self, function: types.FunctionType) -> bool:
+        """Say whether a function's first argument is the module."""
+        held = (vars(cls).get(function.__name__) for cls in original_class(self._module).__mro__)
+        return any(not isinstance(raw, staticmethod) and function in unwrapped(_plain(raw)) for raw in held)
+
+    # -- chains ------------------------------------------------------------------------------------------------------
+
+    def events(self) -> dict[Key, Event]:
+        """Return an event per site, with chains that use every way down to it."""
+        events: dict[Key, Event] = {}
+        for root in self._roots:
+            ways = self._ways_from(root)
+            for function, way in ways.items():
+                for step, other in self._functions[function].calls:
+                    if other in ways and ways[other] != (*way, step):  # not the way by which it was found first
+                        self._add_all(events, (*way, step), self._ways_from(other))
+            self._add_all(events, (), ways)
+        return events
+
+    def _ways_from(self, start: types.FunctionType) -> dict[types.FunctionType, tuple[CallStep, ...]]:
+        ways: dict[types.FunctionType, tuple[CallStep, ...]] = {start: ()}
+        for function in (pending := [start]):
+            for step, other in self._functions[function].calls:
+                if other not in ways and other in self._functions:
+                    ways[other] = (*ways[function], step)
+                    pending.append(other)
+        return ways
+
+    def _add_all(
+        self,
+        events: dict[Key, Event],
+        before: tuple[CallStep, ...],
+        ways: dict[types.FunctionType, tuple[CallStep, ...]],
+    ) -> None:
+        for function, way in ways.items():
+            for step, match, how in self._functions[function].sites:
+                key = ("call", self._path, step.function, step.first_line, step.end)
+                if key not in events:
+                    file = short_file(function.__code__.co_filename)
+                    events[key] = Event(key, match, how, file=file, line=step.end[0])
+                events[key].chains.add((*before, *way, step))
+
+
+class _Reader:
+    """Reads the source of one function."""
+
+    def __init__(self, scanner: _Scanner, found: _Function, key: CodeKey, cls: str | None, node: FunctionNode) -> None:
+        self._scanner = scanner
+        self._found = found
+        self._key = key
+        self._cls = cls
+        self._body = [node.body] if isinstance(node, ast.Lambda) else node.body
+        self._self = found.live.__code__.co_varnames[:1] if scanner.is_method(found.live) else ()
+        self._assigned = _assignments(self._body)
+
+    def read(self) -> None:
+        """Note every call of the function."""
+        for statement in self._body:
+            self._visit(statement, ())
+
+    def _visit(self, node: ast.AST, calls: tuple[CallStep, ...]) -> None:
+        if isinstance(node, ast.Call):
+            step = CallStep(self._key.function, self._key.first_line, call_end(node))
+            self._call(node, step)
+            for child in ast.iter_child_nodes(node.func):
+                self._visit(child, calls)
+            for child in (*node.args, *(keyword.value for keyword in node.keywords)):
+                self._visit(child, (*calls, step))
             return
-        inherited = vars(parent)[name]
+        if isinstance(node, ast.Name | ast.Attribute):
+            self._mention(node, calls)
+        for child in ast.iter_child_nodes(node):
+            self._visit(child, calls)
+
+    def _mention(self, node: ast.Name | ast.Attribute, calls: tuple[CallStep, ...]) -> None:
+        """A property that is read, or a function that is handed to a call and may be called in there."""
+        if isinstance(node, ast.Attribute) and self._is_self(node.value):
+            self._scanner.own_attribute(self._mangled(node.attr), self._found, calls[-1] if calls else None)
+            return
+        for value in self._values(node) if calls else ():
+            if isinstance(value, types.FunctionType) and not is_library_code(value.__module__):
+                for step in calls:  # any of them may be the one that calls it: map() is lazy
+                    self._scanner.called(self._found, step, value)
+
+    def _call(self, call: ast.Call, step: CallStep) -> None:
+        target = call.func
+        if isinstance(target, ast.Attribute) and _is_super(target):
+            self._super_call(target.attr, step)
+            return
+        if isinstance(target, ast.Attribute) and self._is_self(target.value):
+            self._scanner.own_attribute(self._mangled(target.attr), self._found, step)
+            return
+        values = self._values(target)
+        if not values and isinstance(target, ast.Attribute):
+            operator = match_method(target.attr)
+            if operator is not None:
+                self._found.sites.append((step, Match(operator, {}, "listed"), "method"))
+            else:
+                self._scanner.method_elsewhere(target.attr)
+        matches = [(m, v) for v in values if not isinstance(v, type) and (m := recognise(v)) is not None]
+        if matches:
+            match, value = matches[0]
+            self._found.sites.append((step, match, "module" if isinstance(value, nn.Module) else "function"))
+        for value in values:
+            if isinstance(value, types.FunctionType) and all(value is not v for _, v in matches):
+                self._scanner.called(self._found, step, value)
+
+    def _super_call(self, name: str, step: CallStep) -> None:
+        member = self._scanner.parents_member(name, self._found.live)
+        if member is None:
+            return
+        inherited, parent = member
         if is_library_code(parent.__module__):
-            probe = _probe(parent) if name == "forward" else _UNKNOWN
+            probe = _probe(parent) if name == "forward" else None
             match = match_module(probe) if isinstance(probe, nn.Module) else None
             if match is not None:
-                self._add(chain, match, "method", function)
+                self._found.sites.append((step, match, "method"))
         elif isinstance(inherited, types.FunctionType):
-            self._function(inherited, chain, depth + 1)
+            self._scanner.called(self._found, step, inherited)
 
-    def _value(self, node: ast.expr, function: types.FunctionType) -> Any:
-        if isinstance(node, ast.Name):
-            return _lookup(node.id, function)
-        if isinstance(node, ast.Attribute):
-            base = self._value(node.value, function)
-            known = isinstance(base, types.ModuleType | type)
-            return getattr(base, node.attr, _UNKNOWN) if known else _UNKNOWN
-        if isinstance(node, ast.Call):
-            maker = self._value(node.func, function)
-            constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
-            if maker is getattr and len(node.args) >= 2 and len(constants) >= 1:
-                base = self._value(node.args[0], function)
-                known = isinstance(base, types.ModuleType | type) and isinstance(constants[0], str)
-                return getattr(base, constants[0], _UNKNOWN) if known else _UNKNOWN
-            if isinstance(maker, type) and issubclass(maker, nn.Module):
-                return _probe(maker)
-        return _UNKNOWN
+    def _is_self(self, node: ast.expr) -> bool:
+        return isinstance(node, ast.Name) and node.id in self._self
 
-    def _add(self, chain: tuple[CallStep, ...], match: Match, how: str, function: types.FunctionType) -> None:
-        last = chain[-1]
-        key = ("call", self._path, last.function, last.first_line, last.end)
-        event = self.events.get(key)
-        if event is None:
-            file = short_file(function.__code__.co_filename)
-            event = self.events[key] = Event(key, match, how, file=file, line=last.end[0])
-        event.chains.add(chain)
+    def _mangled(self, name: str) -> str:
+        return mangled(name, self._cls)
+
+    def _values(self, node: ast.expr, depth: int = 0) -> list[Any]:
+        """Return what an expression may stand for, as far as that is known before it runs."""
+        if depth > _DEPTH:
+            return []
+        inner = depth + 1
+        match node:
+            case ast.Name(id=name):
+                return _lookup(name, self._found.live) or [
+                    value for expr in self._assigned.get(name, ()) for value in self._values(expr, inner)
+                ]
+            case ast.IfExp(body=body, orelse=orelse):
+                return self._values(body, inner) + self._values(orelse, inner)
+            case ast.BoolOp(values=parts) | ast.Dict(values=parts) | ast.List(elts=parts) | ast.Tuple(elts=parts):
+                return [value for part in parts for value in self._values(part, inner)]
+            case ast.Attribute(value=base, attr=name):
+                return [v for b in self._values(base, inner) for v in _members(b, name)]
+            case ast.Subscript(value=base):
+                return [v for b in self._values(base, inner) for v in _items(b)] or (
+                    self._values(base, inner) if isinstance(base, ast.Dict | ast.List | ast.Tuple) else []
+                )
+            case ast.Call(func=func, args=args):
+                return self._made(self._values(func, inner), args, inner)
+        return []
+
+    def _made(self, makers: list[Any], args: list[ast.expr], depth: int) -> list[Any]:
+        if getattr in makers and len(args) >= 2 and isinstance(args[1], ast.Constant):
+            return [v for base in self._values(args[0], depth) for v in _members(base, args[1].value)]
+        made = [_probe(maker) for maker in makers if isinstance(maker, type) and issubclass(maker, nn.Module)]
+        return [value for value in made if value is not None]
 
 
-def _calls(statement: ast.AST) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(statement) if isinstance(node, ast.Call))
+def _assignments(body: list[Any]) -> dict[str, list[ast.expr]]:
+    """Return what is assigned to each simple name."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in (n for statement in body for n in ast.walk(statement)):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and isinstance(value, ast.expr):
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    found.setdefault(target.id, []).append(value)
+    return found
 
 
-def _is_name(node: ast.expr, names: tuple[str, ...]) -> bool:
-    return isinstance(node, ast.Name) and node.id in names
+def _members(base: Any, name: Any) -> list[Any]:
+    known = isinstance(base, types.ModuleType | type) and isinstance(name, str) and hasattr(base, name)
+    return [getattr(base, name)] if known else []
+
+
+def _items(base: Any) -> list[Any]:
+    if isinstance(base, dict) and len(base) <= _MANY:
+        return list(base.values())
+    return list(base) if isinstance(base, list | tuple) and len(base) <= _MANY else []
 
 
 def _is_super(node: ast.expr) -> bool:
@@ -164,36 +313,47 @@ def _is_super(node: ast.expr) -> bool:
     )
 
 
-def _lookup(name: str, function: types.FunctionType) -> Any:
-    if name in function.__code__.co_freevars:
-        cell = (function.__closure__ or ())[function.__code__.co_freevars.index(name)]
+def _lookup(name: str, function: types.FunctionType) -> list[Any]:
+    """Return what a global, a closure's name or a parameter's default stands for."""
+    code = function.__code__
+    if name in code.co_freevars:
+        cell = (function.__closure__ or ())[code.co_freevars.index(name)]
         try:
-            return cell.cell_contents
+            return [cell.cell_contents]
         except ValueError:
-            return _UNKNOWN
-    if name in function.__code__.co_varnames or name in function.__code__.co_cellvars:
-        return _UNKNOWN
-    return function.__globals__.get(name, getattr(builtins, name, _UNKNOWN))
+            return []
+    if name in code.co_varnames or name in code.co_cellvars:
+        defaults = function.__defaults__ or ()
+        positional = code.co_varnames[: code.co_argcount][-len(defaults) :] if defaults else ()
+        given = {**dict(zip(positional, defaults, strict=True)), **(function.__kwdefaults__ or {})}
+        return [given[name]] if given.get(name) is not None else []
+    found = function.__globals__.get(name, getattr(builtins, name, None))
+    return [] if found is None else [found]
 
 
-def _probe(cls: type[nn.Module]) -> Any:
+def _probe(cls: type[nn.Module]) -> nn.Module | None:
     """Return an instance to be looked at, without running the user's constructor."""
     probe = cls.__new__(cls)
     nn.Module.__init__(probe)
     try:
-        return probe if match_module(probe) is not None else _UNKNOWN
+        return probe if match_module(probe) is not None else None
     except (AttributeError, TypeError):
-        return _UNKNOWN
+        return None
 
 
-def _unwrapped(function: Any) -> Iterator[types.FunctionType]:
+def _plain(raw: Any) -> Any:
+    return raw.fget if isinstance(raw, property) else getattr(raw, "__func__", raw)
+
+
+def unwrapped(function: Any) -> list[types.FunctionType]:
+    """Return a function and those of the same name that decorators wrapped into it."""
     if not isinstance(function, types.FunctionType):
-        return
-    yield function
+        return []
+    inner = []
     for cell in function.__closure__ or ():
         try:
-            inner = cell.cell_contents
+            inner.append(cell.cell_contents)
         except ValueError:
             continue
-        if isinstance(inner, types.FunctionType) and inner.__name__ == function.__name__:
-            yield from _unwrapped(inner)
+    named = (f for f in inner if isinstance(f, types.FunctionType) and f.__name__ == function.__name__)
+    return [function, *(below for f in named for below in unwrapped(f))]

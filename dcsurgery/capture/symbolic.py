@@ -59,9 +59,10 @@ class _ShallowTracer(fx.Tracer):
                 return
             origin = outer
         else:
-            slot = self._places.held_callable(target, origin, callers)
-            if slot is not None:
-                node.meta["dcs_key"] = self._places.slot_key(slot)
+            held = self._places.held_callables(target, origin, callers)
+            if held:
+                named = self._places.named_slot(origin.frames[0] if origin.frames else None, held)
+                node.meta["dcs_key"] = self._places.slot_key(named or held[0])
                 return
         if origin.steps:
             last = origin.steps[-1]

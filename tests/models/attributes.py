@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections import namedtuple
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,10 @@ from torch import nn
 
 from models.case import Case, Net, between, hand
 
-Pair = namedtuple("Pair", ["first", "second"])
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
 
 
 class Held(Net):

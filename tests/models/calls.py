@@ -216,8 +216,14 @@ class Nested(Net):
 
 class NonAscii(Net):
     def forward(self, x):
-        größe = self.a(x)
-        return self.b({"é": größe}["é"].relu() + F.silu(größe))
+        h = self.a(x)
+        return self.b({"größe": h}["größe"].relu() + F.silu(h))
+
+
+class StarArguments(Net):
+    def forward(self, x):
+        args, settings = (self.a(x),), {"beta": 2.0}
+        return self.b(F.softplus(*args, **settings))
 
 
 class Loop(nn.Module):
@@ -278,10 +284,10 @@ CASES = {
     "getattr with a variable": Case(ByVariableString, between, static=False),
     "keyword argument": Case(ByKeyword, between),
     "with settings": Case(WithSettings, lambda m, x: m.b(hand(hand(m.a(x)))), edits=2),
-    "local alias": Case(LocalAlias, between, static=False),
-    "dict written in forward": Case(LocalDict, between, static=False),
-    "dict of the module": Case(GlobalDict, between, static=False),
-    "conditional callee": Case(Conditional, between, static=False),
+    "local alias": Case(LocalAlias, between),
+    "dict written in forward": Case(LocalDict, between),
+    "dict of the module": Case(GlobalDict, between),
+    "conditional callee": Case(Conditional, between),
     "module made on the fly": Case(MadeOnTheFly, between),
     "in-place module made on the fly": Case(MadeOnTheFlyInPlace, between),
     "forward called directly": Case(ForwardCalled, between),
@@ -303,6 +309,7 @@ CASES = {
         options={"include": "forward@silu#2"},
     ),
     "non-ASCII source": Case(NonAscii, lambda m, x: m.b(2 * hand(m.a(x))), edits=2),
+    "star arguments": Case(StarArguments, between),
     "loop over layers": Case(Loop, loop),
     "chained methods": Case(Chained, chained, edits=2),
     "augmented assignment and walrus": Case(Augmented, augmented, edits=2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import torch
@@ -57,6 +58,9 @@ def scaled(factor):
         return wrapper
 
     return decorator
+
+
+FIRST, SECOND = (lambda f, x: F.silu(f(x)) + 1), (lambda f, x: torch.tanh(f(x)) * 2)
 
 
 class Global(Net):
@@ -344,6 +348,62 @@ class MethodOfHelperObject(Net):
         return self.b(self.helper.run(self.a, x) + self.helper(self.a, x))
 
 
+class TwoLambdas(Net):
+    def forward(self, x):
+        return self.b(FIRST(self.a, x) + SECOND(self.a, x))
+
+
+class Cached(Net):
+    @functools.cached_property
+    def weight(self):
+        return torch.tanh(self.a.weight) + 1
+
+    def forward(self, x):
+        self.__dict__.pop("weight", None)
+        return self.b(F.linear(x, self.weight))
+
+
+class Quiet(contextlib.ContextDecorator):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+
+class InContext(Net):
+    @Quiet()
+    def forward(self, x):
+        return self.b(F.silu(self.a(x)))
+
+
+def _free_forward(self, x):
+    return self.b(F.silu(self.a(x)))
+
+
+class ForwardFromOutside(Net):
+    forward = _free_forward
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 4)
+
+    def encode(self, x):
+        return F.silu(self.a(x)) + 1
+
+
+class OtherMethodOfChild(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoders = nn.ModuleList([Encoder(), Encoder()])
+        self.b = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.b(sum(encoder.encode(x) for encoder in self.encoders))
+
+
 class OneInstance(nn.Module):
     """The same class twice; only one instance is edited."""
 
@@ -383,10 +443,10 @@ CASES = {
     "generator expression": Case(GeneratorExpression, both_signs),
     "generator method": Case(Generator, both_signs, edits=2),
     "map": Case(Mapped, both_signs, static=False),
-    "map of a helper": Case(MappedHelper, both_signs, static=False),
-    "map of a method": Case(MappedMethod, both_signs, static=False),
-    "checkpoint": Case(Checkpointed, between, static=False),
-    "checkpoint of a helper": Case(CheckpointedHelper, between, static=False),
+    "map of a helper": Case(MappedHelper, both_signs),
+    "map of a method": Case(MappedMethod, both_signs),
+    "checkpoint": Case(Checkpointed, between),
+    "checkpoint of a helper": Case(CheckpointedHelper, between),
     "checkpoint of a lambda": Case(CheckpointedLambda, lambda m, x: m.b(hand(m.a(x)) + 1)),
     "decorated": Case(Decorated, lambda m, x: 2 * between(m, x)),
     "decorated twice": Case(DecoratedTwice, lambda m, x: 6 * between(m, x)),
@@ -395,7 +455,7 @@ CASES = {
     "staticmethod": Case(StaticMethod, lambda m, x: m.b(hand(m.a(x)) + 1)),
     "staticmethod by the class's name": Case(StaticMethodOfClass, lambda m, x: m.b(hand(m.a(x)) + 1)),
     "classmethod": Case(ClassMethod, lambda m, x: m.b(hand(m.a(x)) + 2)),
-    "property": Case(Property, lambda m, x: m.b(F.linear(x, hand(m.a.weight))), static=False),
+    "property": Case(Property, lambda m, x: m.b(F.linear(x, hand(m.a.weight)))),
     "super": Case(Child, lambda m, x: hand(m.b(hand(hand(m.a(x)) - 0.5))), edits=3),
     "super of super": Case(GrandChild, grand_child, edits=3),
     "super of a torch layer": Case(SuperOfTorch, lambda m, x: hand(F.linear(x, m.layer.weight, m.layer.bias))),
@@ -413,10 +473,20 @@ CASES = {
         lambda m, x, scale, other: m.b(scale * hand(m.a(x)) + 1 + other),
         inputs={"x": rows(), "scale": 2.0, "other": 0.25},
     ),
-    "defaults of a helper": Case(HelperDefaults, lambda m, x: m.b(3 * hand(m.a(x))), static=False),
+    "defaults of a helper": Case(HelperDefaults, lambda m, x: m.b(3 * hand(m.a(x)))),
     "annotations": Case(Annotated, between),
     "methods behind methods": Case(OtherEntry, lambda m, x: m.b(hand(m.a(x)) + 1)),
     "method of a helper object": Case(MethodOfHelperObject, lambda m, x: m.b(4 * hand(m.a(x))), edits=2, static=False),
+    "two lambdas on one line": Case(TwoLambdas, lambda m, x: m.b(3 * hand(m.a(x)) + 1), edits=2),
+    "one of two lambdas on one line": Case(
+        TwoLambdas, lambda m, x: m.b(F.silu(m.a(x)) + 1 + 2 * hand(m.a(x))), options={"include": "op:tanh"}
+    ),
+    "cached property": Case(Cached, lambda m, x: m.b(F.linear(x, hand(m.a.weight) + 1)), static=False),
+    "context decorator": Case(InContext, between),
+    "forward from outside": Case(ForwardFromOutside, between),
+    "other method of a child": Case(
+        OtherMethodOfChild, lambda m, x: m.b(sum(hand(e.a(x)) + 1 for e in m.encoders)), edits=2
+    ),
     "one of two instances": Case(
         OneInstance, lambda m, x: between(m.first, x) + m.second(x), options={"include": "first"}
     ),
