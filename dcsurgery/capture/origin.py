@@ -77,9 +77,14 @@ def is_library_file(filename: str) -> bool:
     return filename.startswith(_TORCH) or (filename.startswith(_CORE) and not filename.startswith(_ZOO))
 
 
-@functools.lru_cache(maxsize=2048)
 def method_codes(cls: type[nn.Module]) -> dict[CodeKey, str]:
     """Map the code of every method that attribute lookup on ``cls`` finds, decorators looked through, to its name."""
+    key: Any = cls  # a class hashes, though nn.Module's stubs hide it
+    return _method_codes(key)
+
+
+@functools.lru_cache(maxsize=2048)
+def _method_codes(cls: type) -> dict[CodeKey, str]:
     found: dict[CodeKey, str] = {}
     for name, raw in methods_of(cls).items():
         function = raw.fget if isinstance(raw, property) else getattr(raw, "__func__", raw)
@@ -167,4 +172,4 @@ def _method_owner(frame: types.FrameType, key: CodeKey) -> nn.Module | None:
     candidate = frame.f_locals.get(names[0])
     if not isinstance(candidate, nn.Module):
         return None
-    return candidate if key in method_codes(original_class(candidate)) else None  # type: ignore[arg-type]
+    return candidate if key in method_codes(original_class(candidate)) else None
