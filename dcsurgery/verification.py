@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
-from dcsurgery.capture.graphs import Key, graph_lines, key_of
+from dcsurgery.capture.graphs import Key, graph_lines
 from dcsurgery.census import Census, site_key
 from dcsurgery.derivatives import check_derivatives
 from dcsurgery.errors import BadInput
@@ -218,7 +218,7 @@ def _graphs(before: Watched, after: Watched, plan: Plan) -> Check:
     rescaled = any(edit.action == "rescale" for edit in plan.edits)
     wrong = []
     for path, graph in before.recording.graphs.items():
-        planned = graph_lines(_without_operands(graph, renamed), renamed, path=path)
+        planned = graph_lines(graph, renamed, path=path)
         found = after.recording.graphs.get(path)
         actual = [] if found is None else graph_lines(found, renamed, path=path)
         if rescaled and path == "":
@@ -233,20 +233,6 @@ def _graphs(before: Watched, after: Watched, plan: Plan) -> Check:
                 wrong.append(f"{path or 'the model'}: {len(planned)} nodes planned, {len(actual)} found")
     reason = "; ".join(wrong[:3]) if wrong else f"{len(before.recording.graphs)} graphs"
     return Check("graph equals plan", "fail" if wrong else "pass", len(wrong), 0, reason)
-
-
-def _without_operands(graph: fx.Graph, edited: Collection[Key]) -> fx.Graph:
-    """Return a graph without the parameters that only edited sites read: a norm's statistics go with it."""
-    copied = copy.deepcopy(graph)
-    for node in list(copied.nodes):
-        if node.op == "get_attr" and node.users and all(key_of(user) in edited for user in node.users):
-            for user in list(node.users):
-                first = user.all_input_nodes[0]
-                if first is not node:
-                    user.replace_input_with(node, first)
-            if not node.users:
-                copied.erase_node(node)
-    return copied
 
 
 def _leaves(edit: Edit) -> str:

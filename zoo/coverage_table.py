@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, help="write the table to this Markdown page")
     parser.add_argument("--only", help="only models whose name contains this")
     options = parser.parse_args(arguments)
-    console = Console()
+    console = Console(width=max(Console().width, _WIDTH))
     rows = []
     chosen = [case for case in CASES if options.only is None or options.only.lower() in case.name.lower()]
     for case in track(chosen, "transforming", console=Console(stderr=True)):
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = Table(*(field.name.replace("_", " ") for field in fields(Row)))
     for row in rows:
         table.add_row(*_cells(row))
-    console.print(table, width=max(console.width, _WIDTH), crop=False, no_wrap=True)
+    console.print(table)
     passed = sum(row.passed for row in rows)
     console.print(f"{passed} of {len(chosen)} models pass every check")
     if options.output is not None:
