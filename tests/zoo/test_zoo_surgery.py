@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dcsurgery as dcs
+from dcsurgery.zoo import coverage_table
 from dcsurgery.zoo.coverage import CASES, Case
 from dcsurgery.zoo.coverage_table import double_backward, is_identity
 
@@ -131,3 +132,19 @@ def test_in_dimenet_only_the_output_blocks_change_and_nothing_before_them():
     layers = sum(len(block.lins) for block in model.output_blocks)
     assert sigmoids - still == layers
     assert not torch.equal(model(*inputs), surgery.model(*inputs))
+
+
+def test_the_table_goes_file_to_file_through_the_command_line(tmp_path, capsys):
+    page = tmp_path / "coverage.md"
+    assert coverage_table.main(["--only", "nn.Sequential", "-o", str(page)]) == 0
+    assert "| nn.Sequential | pickled module | all | 3 of 3 | 0 | 4 + 5 deleted |" in page.read_text()
+    assert "1 of 1 models pass every check" in capsys.readouterr().out
+
+
+def test_the_table_reports_a_model_that_fails(monkeypatch, capsys):
+    def broken(model, inputs):
+        return "no derivative"
+
+    monkeypatch.setattr(coverage_table, "double_backward", broken)
+    assert coverage_table.main(["--only", "DeepXDE FNN"]) == 1
+    assert "0 of 1 models pass every check" in capsys.readouterr().out
