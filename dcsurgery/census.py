@@ -30,7 +30,7 @@ from dcsurgery.tree import join
 
 __all__ = ["Census", "site_key", "take_census"]
 
-_STAND_INS = ("dcsurgery.activations.", "dcsurgery.standins", "dcsurgery.calls")
+_STAND_INS = ("dcsurgery.activations", "dcsurgery.standins", "dcsurgery.calls")
 
 
 @dataclass(frozen=True)
@@ -164,16 +164,11 @@ def take_census(model: nn.Module, example_inputs: Any = None, *, graphs: bool = 
 
 
 def _record(model: nn.Module, places: Places, example_inputs: Any) -> Recording:
-    buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
     try:
         with seeded(), Recorder(model, places) as recorder:
             call(model, example_inputs)
     except Exception as error:
         raise unfit(model, example_inputs, error) from error
-    finally:
-        for name, value in model.named_buffers():
-            if name in buffers and buffers[name].shape == value.shape:
-                value.detach().copy_(buffers[name])
     return recorder.recording
 
 

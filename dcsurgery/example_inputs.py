@@ -61,25 +61,30 @@ def call(model: nn.Module, example_inputs: Any) -> Any:
 def preserved(model: nn.Module) -> Iterator[None]:
     """Let a model run and put back what it keeps in attributes afterwards: caches, counters, last outputs.
 
-    Plain lists, dicts and sets get their contents back, too. The values of buffers are the caller's business.
+    Plain lists, dicts and sets get their contents back, too. Buffers are copies meanwhile, so that not even the version
+    counters of the model's own move.
     """
-    before = []
+    tables: list[dict[Any, Any]] = [vars(m) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    tables += [value for table in tables for value in table.values() if type(value) is dict]
+    lists = [value for table in tables for value in table.values() if type(value) in (list, set)]
+    before = [(table, dict(table)) for table in tables]
+    contents = [(value, copy.copy(value)) for value in lists]
+    copies: dict[int, torch.Tensor] = {}  # a buffer may have several owners
     for module in model.modules():
-        for table in (vars(module), getattr(module, "_buffers", None)):
-            if table is not None:
-                containers = [(v, copy.copy(v)) for v in table.values() if type(v) in (list, dict, set)]
-                before.append((table, dict(table), containers))
+        for name, buffer in module._buffers.items() if not isinstance(module, torch.jit.ScriptModule) else ():
+            if buffer is not None:
+                module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
     try:
         yield
     finally:
-        for table, entries, containers in before:
+        for table, entries in before:
             for name in [name for name in table if name not in entries]:
                 del table[name]
             table.update({name: value for name, value in entries.items() if table.get(name, before) is not value})
-            for container, contents in containers:
-                if container != contents if not isinstance(container, dict) else container.keys() != contents.keys():
-                    container.clear()
-                    (container.extend if isinstance(container, list) else container.update)(contents)
+        for value, items in contents:
+            if len(value) != len(items) or any(a is not b for a, b in zip(value, items, strict=True)):
+                value.clear()
+                (value.extend if isinstance(value, list) else value.update)(items)
 
 
 def describe(value: Any) -> str:

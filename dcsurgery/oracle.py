@@ -26,7 +26,7 @@ from dcsurgery.capture.origin import is_library_file, short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.recording import Recorder, Recording, seeded
 from dcsurgery.catalog import FUSED_KERNELS, Match, match_kernel
-from dcsurgery.example_inputs import call
+from dcsurgery.example_inputs import call, preserved
 
 __all__ = ["Kernel", "Watched", "fused_kernels", "kernels_of", "watch"]
 
@@ -137,15 +137,10 @@ def watch(model: nn.Module, example_inputs: Any, opened: Collection[str] = ()) -
     opened
         Paths of modules that are no sites as a whole, whatever they behave like.
     """
-    buffers = {name: value.detach().clone() for name, value in model.named_buffers()}
     watched = Watched()
     recorder = Recorder(model, _OpenedPlaces(model, opened), keep_inputs=False)
     with seeded(), recorder, _KernelWatch(recorder, watched):
         watched.output = call(model, example_inputs)
-    with torch.no_grad():
-        for name, value in model.named_buffers():
-            if name in buffers and buffers[name].shape == value.shape:
-                value.copy_(buffers[name])
     watched.recording = recorder.recording
     return watched
 
@@ -186,6 +181,6 @@ def fused_kernels(model: nn.Module, example_inputs: Any) -> Counter[str]:
                 found[name] += 1
             return func(*args, **(kwargs or {}))
 
-    with seeded(), torch.no_grad(), Count():
+    with preserved(model), seeded(), torch.no_grad(), Count():
         call(model, example_inputs)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import threading
 import types
 import weakref
 from typing import Any
@@ -16,11 +17,14 @@ from dcsurgery.catalog import Match, match_function, match_module
 from dcsurgery.fingerprint import identify
 from dcsurgery.subclass import amendments_of
 
-__all__ = ["is_library_code", "may_be_activation_module", "recognise"]
+__all__ = ["is_library_code", "is_probing", "may_be_activation_module", "recognise"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, torch.fx.GraphModule)
 _NOT_PROBED = frozenset({"torch", "numpy", "builtins", "math", "operator", "functools", "inspect", "typing", "scipy"})
 _STAND_INS = frozenset({"dcsurgery.calls", "dcsurgery.standins"})  # they are what they hold
+_PLAIN = frozenset(vars(nn.Module()))
+_PROBING = threading.local()
+_MODULES: dict[tuple[type[nn.Module], tuple[tuple[str, Any], ...]], Match | None] = {}
 _FUNCTIONS: weakref.WeakKeyDictionary[Any, Match | None] = weakref.WeakKeyDictionary()
 
 
@@ -41,7 +45,7 @@ def recognise(value: Any) -> Match | None:
             return recognise(getattr(value, "activation", None))
         listed = match_module(value)
         if listed is None and may_be_activation_module(value):
-            return identify(copy.deepcopy(value).eval())
+            return _probed_module(value)
         return listed
     try:
         listed = match_function(value)
@@ -66,8 +70,39 @@ def may_be_activation_module(module: nn.Module) -> bool:
     return not tensors and sum(1 for _ in module.modules()) <= 4 and _takes_one(type(module).forward, bound=1)
 
 
+def is_probing() -> bool:
+    """Say whether a user's callable is being tried out in this thread, so that what runs is no run of the model."""
+    return getattr(_PROBING, "depth", 0) > 0
+
+
+def _identified(value: Any) -> Match | None:
+    _PROBING.depth = getattr(_PROBING, "depth", 0) + 1
+    try:
+        return identify(value)
+    finally:
+        _PROBING.depth -= 1
+
+
+def _probed_module(module: nn.Module) -> Match | None:
+    own = {name: value for name, value in vars(module).items() if name not in _PLAIN}
+    simple = not module._modules and all(isinstance(v, bool | int | float | str | None) for v in own.values())
+    # One that is made anew in every call would be probed in every call.
+    key = (type(module), tuple(sorted(own.items()))) if simple else None
+    if key is not None and key in _MODULES:
+        return _MODULES[key]
+    try:
+        match = _identified(copy.deepcopy(module).eval())
+    except Exception:  # noqa: BLE001 - user code runs in deepcopy
+        return None
+    if key is not None:
+        _MODULES[key] = match
+    return match
+
+
 def _bound_forward(method: types.MethodType) -> Match | None:
     """Recognise ``super().forward`` of a listed class, and ``self.act.forward``."""
+    if method.__func__ in (nn.Module.__call__, nn.Module._call_impl):
+        return recognise(method.__self__)
     if method.__name__ not in {"forward", "__call__"}:
         return None
     for cls in type(method.__self__).__mro__:
@@ -94,8 +129,8 @@ def _probe(value: Any) -> Match | None:
             return _FUNCTIONS[value]
         _FUNCTIONS[value] = None
     except TypeError:
-        return identify(value)
-    match = identify(value)
+        return _identified(value)
+    match = _identified(value)
     _FUNCTIONS[value] = match
     return match
 
@@ -103,7 +138,7 @@ def _probe(value: Any) -> Match | None:
 @functools.lru_cache(maxsize=256)
 def _of_autograd_function(cls: type[torch.autograd.Function]) -> Match | None:
     """Recognise ``Function.apply``: what a user's class does decides, not the name that they all share."""
-    return None if is_library_code(cls.__module__) else identify(cls.apply)
+    return None if is_library_code(cls.__module__) else _identified(cls.apply)
 
 
 def _takes_one(value: Any, bound: int = 0) -> bool:

@@ -100,24 +100,26 @@ def file_of(key: CodeKey) -> str:
     return str(filename)
 
 
-@functools.lru_cache(maxsize=512)
-def _parse_text(text: str) -> ast.Module:
-    return ast.parse(text)
+_TREES: dict[str, tuple[list[str], ast.Module | None]] = {}
 
 
 def parse(filename: str) -> ast.Module | None:
     """Return a file's syntax tree (shared: copy before changing), None where there is no source."""
-    text = "".join(linecache.getlines(filename))
-    if not text:
+    lines = linecache.getlines(filename)
+    if not lines:
         return None
-    try:
-        return _parse_text(text)
-    except SyntaxError:
-        return None
+    known = _TREES.get(filename)
+    if known is None or known[0] is not lines:  # linecache has one list per file until the file changes
+        try:
+            known = (lines, ast.parse("".join(lines)))
+        except SyntaxError:
+            known = (lines, None)
+        _TREES[filename] = known
+    return known[1]
 
 
 @functools.lru_cache(maxsize=512)
-def _functions(text: str) -> dict[int, list[tuple[FunctionNode, str | None]]]:
+def _functions(tree: ast.Module) -> dict[int, list[tuple[FunctionNode, str | None]]]:
     """Map a first line to the functions (and the class each stands in) that begin there."""
     found: dict[int, list[tuple[FunctionNode, str | None]]] = {}
 
@@ -130,7 +132,7 @@ def _functions(text: str) -> dict[int, list[tuple[FunctionNode, str | None]]]:
                 found.setdefault(child.lineno, []).append((child, cls))
             visit(child, child.name if isinstance(child, ast.ClassDef) else cls)
 
-    visit(_parse_text(text), None)
+    visit(tree, None)
     return found
 
 
@@ -142,13 +144,14 @@ def function_node(filename: str, key: CodeKey, code: types.CodeType | None = Non
     Refused
         If the source is missing or no longer fits.
     """
-    text = "".join(linecache.getlines(filename))
-    if not text or parse(filename) is None:
+    linecache.checkcache(filename)  # the file may have been edited, and its module reloaded
+    tree = parse(filename)
+    if tree is None:
         raise Refused("its source is not available", where=str(key), fix="the site needs its Python source")
     name = key.qualname.rpartition(".")[2]
     nodes = [
         (node, cls)
-        for node, cls in _functions(text).get(key.first_line, [])
+        for node, cls in _functions(tree).get(key.first_line, [])
         if (name == "<lambda>") == isinstance(node, ast.Lambda) and (isinstance(node, ast.Lambda) or node.name == name)
     ]
     if len(nodes) > 1 and code is not None:  # two lambdas on one line: told apart by where their code lies
@@ -163,7 +166,7 @@ def function_node(filename: str, key: CodeKey, code: types.CodeType | None = Non
 
 
 def source_hash(filename: str, key: CodeKey) -> str:
-    """Return a hash of a function's syntax (comments and layout do not count)."""
+    """Return a hash of a function's syntax and its place in the file, by which calls are addressed."""
     node, _ = function_node(filename, key)
     return hashlib.sha256(ast.dump(node, include_attributes=True).encode()).hexdigest()[:16]
 
@@ -218,7 +221,8 @@ def compile_function(
     if isinstance(node, ast.Lambda):
         inner = ast.Expr(node)
     else:
-        node.decorator_list = []
+        # They are not run, but a function's first line is its first decorator's.
+        node.decorator_list = [ast.copy_location(ast.Constant(None), entry) for entry in node.decorator_list]
         node.returns = None
         for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]:
             argument.annotation = None  # evaluated at definition, in names that need not exist here

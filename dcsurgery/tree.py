@@ -7,6 +7,7 @@ dotted ones, extended by what Python itself would write: ``layers[0].act``, ``ac
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import re
@@ -24,7 +25,8 @@ __all__ = ["Slot", "Tree", "get_path", "join", "replace_slot"]
 
 _DEPTH = 4  # containers in containers; deeper nesting was never seen in a model
 _LONG = 4096  # a longer list holds data, not layers
-_TOKEN = re.compile(r"\.?([^.\[\]]+)|\[('(?:[^'\\]|\\.)*'|-?\d+)\]")
+# A name, or in brackets what repr() makes of a key.
+_TOKEN = re.compile(r"""\.?([^.\[\]]+)|\[('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+)\]""")
 # nn.Module's own bookkeeping, never a place for activations.
 _INTERNAL = frozenset(nn.Module().__dict__) | {"_parameters", "_buffers", "_modules", "__annotations__"}
 _NOT_OPENED = frozenset(
@@ -189,7 +191,7 @@ def _tokens(text: str) -> list[str | int]:
         if match is None:
             raise BadInput(f"not a module path: {text!r}", fix="write it as inspect shows it")
         name, key = match.groups()
-        tokens.append(name if name is not None else _Key(_literal(key)))
+        tokens.append(name if name is not None else _Key(ast.literal_eval(key)))
         position = match.end()
     return tokens
 
@@ -203,10 +205,6 @@ class _Key(str):
         key = super().__new__(cls, value)
         key.value = value
         return key
-
-
-def _literal(text: str) -> str | int:
-    return text[1:-1].replace("\\'", "'").replace("\\\\", "\\") if text.startswith("'") else int(text)
 
 
 def _step(value: Any, token: str | int) -> Any:

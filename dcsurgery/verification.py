@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -15,11 +14,12 @@ from dcsurgery.capture.graphs import Key, graph_lines
 from dcsurgery.census import Census, site_key
 from dcsurgery.derivatives import check_derivatives
 from dcsurgery.errors import BadInput
-from dcsurgery.example_inputs import call, unfit
+from dcsurgery.example_inputs import call, preserved, unfit
 from dcsurgery.oracle import Watched, fused_kernels, kernels_of, watch
 from dcsurgery.plans import Edit, Plan
 from dcsurgery.report import Check, Report
 from dcsurgery.surgery import Surgery
+from dcsurgery.tree import join
 
 __all__ = ["check_surgery", "verify"]
 
@@ -50,7 +50,10 @@ def check_surgery(
         reason = "no example inputs"
         names = ("residual", "known sites", "other sites", "graph equals plan", "finite", "gradcheck")
         checks += [Check(name, "skip", reason=reason) for name in names]
-        warnings = ["nothing was run: give example inputs to prove the edit"]
+        if plan.unedited:  # known without a run: they are still there
+            left = "; ".join(f"{name} (not edited)" for name in plan.unedited)
+            checks[1] = Check("residual", "fail", len(plan.unedited), 0, left)
+        warnings = ["nothing was run: give example inputs (--inputs FILE) to prove the edit"]
         return checks, warnings
     before = _watched(original, example_inputs)
     try:
@@ -117,7 +120,8 @@ def _derivatives(original: nn.Module, edited: nn.Module, example_inputs: Any, or
 
 def _run(model: nn.Module, example_inputs: Any) -> Any:
     try:
-        return call(model, example_inputs)
+        with preserved(model):
+            return call(model, example_inputs)
     except Exception as error:
         raise unfit(model, example_inputs, error) from error
 
@@ -164,6 +168,15 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
+def _named(key: Key) -> str:
+    """Return a place as a reader would look for it: a module path, or a function with the line of the call."""
+    kind, owner, what = key[:3]
+    if kind == "call":
+        function = str(what).rpartition(":")[2]
+        return f"{owner or 'the model'}, {function}, line {key[4][0]}"
+    return join(str(owner), str(what)) if kind in ("module", "attribute") else f"{owner or 'the model'}, {what}"
+
+
 def _residual(
     before: Watched, after: Watched, selected: set[Key], plan: Plan, edited: nn.Module, example_inputs: Any
 ) -> Check:
@@ -173,7 +186,7 @@ def _residual(
     for key in selected & set(after.by_site):
         kernels = {name: count for name, count in after.by_site[key].items() if name not in own[key]}
         if kernels:
-            left.append(f"{'.'.join(str(part) for part in key[1:3])}: {kernels}")
+            left.append(f"{_named(key)}: {kernels}")
     left += [f"{name} (not edited)" for name in plan.unedited]
     left += [str(kernel) for kernel in after.unknown if kernel not in before.unknown]
     if selected:
@@ -193,7 +206,7 @@ def _known(before: Watched, after: Watched, census: Census) -> Check:
     del after
     unknown = [str(kernel) for kernel in before.unknown]
     known = {site_key(site.place) for site in census}
-    unknown += [str(key) for key in before.by_site if key not in known and key[0] != "fused"]
+    unknown += [_named(key) for key in before.by_site if key not in known and key[0] != "fused"]
     reason = "; ".join(unknown[:5]) if unknown else f"{sum(sum(c.values()) for c in before.by_site.values())} kernels"
     return Check("known sites", "fail" if unknown else "pass", len(unknown), 0, reason)
 
@@ -205,9 +218,7 @@ def _others(before: Watched, after: Watched, selected: set[Key]) -> Check:
         if key in selected or key[0] == "fused":
             continue
         if before.by_site.get(key) != after.by_site.get(key):
-            wrong.append(
-                f"{'.'.join(str(p) for p in key[1:3])}: {before.by_site.get(key)} became {after.by_site.get(key)}"
-            )
+            wrong.append(f"{_named(key)}: {before.by_site.get(key)} became {after.by_site.get(key)}")
     reason = "; ".join(wrong[:5]) if wrong else f"{len(set(before.by_site) - selected)} sites unchanged"
     return Check("other sites", "fail" if wrong else "pass", len(wrong), 0, reason)
 
@@ -282,7 +293,8 @@ def _reload(edited: nn.Module, example_inputs: Any) -> Check:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        first = list(_tensors(call(copy.deepcopy(edited), example_inputs)))
+        with preserved(edited):
+            first = list(_tensors(call(edited, example_inputs)))
         torch.manual_seed(0)
         second = list(_tensors(call(restored, example_inputs)))
     same = len(first) == len(second) and all(_equal(a, b) for a, b in zip(first, second, strict=True))

@@ -25,6 +25,7 @@ from dcsurgery.cli.app import app, main
 from dcsurgery.cli.documents import to_json
 from dcsurgery.cli.screen import Screen
 from dcsurgery.files import checkpoints
+from dcsurgery.plans import Edit
 
 COMMAND = str(Path(sys.executable).with_name("dcsurgery"))
 COMMANDS = ("inspect", "plan", "apply", "transform")
@@ -536,6 +537,11 @@ def test_tables_fit_80_columns_and_keep_names_whole(folder):
     assert "torch/nn/modules/activation.py:" in wide
 
 
+def test_names_are_never_taken_for_markup():
+    plan = dcs.Plan((Edit("acts[bold]", "delete", "[red]"),), "Model")
+    assert {"acts[bold]", "[red]"} <= set(_cells(tables.edits_table(plan)))
+
+
 def test_tables_say_what_shares_a_place_and_why_a_site_stays(folder):
     shared = nn.SiLU()
     census = dcs.inspect(nn.Sequential(shared, nn.Linear(2, 2), shared, nn.Sigmoid()))
@@ -587,16 +593,16 @@ def test_ctrl_c_ends_the_program(folder):
 
 def test_a_surprise_is_one_line_and_a_traceback_only_on_demand(folder, monkeypatch):
     def surprise(*arguments, **options):
-        raise KeyError("two\nlines")
+        raise RuntimeError("two\nlines")
 
     monkeypatch.setattr("dcsurgery.census.take_census", surprise)
     result = run("inspect", "model.pt", code=2)
     assert result.stderr.count("\n") == 1
-    assert "unexpected KeyError" in result.stderr
+    assert "unexpected RuntimeError" in result.stderr
     assert "--verbose" in result.stderr
     verbose = CliRunner().invoke(app, ["inspect", "model.pt", "--verbose"])
     assert "Traceback" in verbose.stderr
-    assert verbose.stderr.splitlines()[-1].startswith("dcsurgery: unexpected KeyError")
+    assert verbose.stderr.splitlines()[-1].startswith("dcsurgery: unexpected RuntimeError")
 
 
 def test_verbose_shows_the_traceback_of_the_users_own_code(folder):
@@ -627,6 +633,13 @@ def test_files_written_are_complete_or_not_there(folder, monkeypatch):
     result = run("plan", "model.pt", "--irelu", "-o", "plan.yaml", code=2)
     assert "plan.yaml: cannot be written: No space left" in result.stderr
     assert listing(folder) == ["inputs.pt", "model.pt", "plain.pt"]
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(folder, monkeypatch):
+    monkeypatch.setattr("dcsurgery.files.writing.compare", lambda *_: (folder / "model.dcs.pt").write_text("theirs"))
+    assert "appeared while" in run("transform", "model.pt", "--irelu", code=2).stderr
+    assert (folder / "model.dcs.pt").read_text() == "theirs"
+    assert listing(folder) == ["inputs.pt", "model.dcs.pt", "model.pt", "plain.pt"]
 
 
 def test_force_replaces_the_output_and_never_an_input(folder, quick):

@@ -103,7 +103,8 @@ def state(folder):
 
 
 FILES = {
-    "missing.pt": "no such file.*check the path",
+    "missing.pt": "missing.pt: no such file.*check the path",
+    "no/such/model.pt": "model.pt: no such file.*check the path",
     "directory": "is a directory.*give the file",
     "empty.pt": "is empty.*save it again",
     "truncated.pt": "truncated.*save it again",

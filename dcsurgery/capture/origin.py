@@ -21,7 +21,16 @@ from dcsurgery.sites import CallStep
 from dcsurgery.source import CodeKey, code_key, instruction_end
 from dcsurgery.subclass import original_class
 
-__all__ = ["BOUNDARIES", "Origin", "chain_of", "is_library_file", "method_codes", "origin_of", "short_file"]
+__all__ = [
+    "BOUNDARIES",
+    "Origin",
+    "chain_of",
+    "is_library_file",
+    "method_codes",
+    "origin_of",
+    "short_file",
+    "user_frame",
+]
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _CORE = str(Path(__file__).parent.parent) + os.sep
@@ -91,6 +100,13 @@ def _method_codes(cls: type) -> dict[CodeKey, str]:
         for code in _codes_of(function, set()):
             found.setdefault(code_key(code), name)
     return found
+
+
+def user_frame(frame: types.FrameType | None) -> types.FrameType | None:
+    """Return the nearest frame of user code, without the work of a full origin."""
+    while frame is not None and is_library_file(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
 
 
 def _codes_of(function: Any, seen: set[int]) -> list[types.CodeType]:

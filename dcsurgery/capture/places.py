@@ -201,7 +201,7 @@ def _names_function_itself(frame: types.FrameType) -> bool:
     tree = parse(frame.f_code.co_filename)
     if end is None or tree is None:
         return False
-    call = _calls(frame.f_code.co_filename).get(end)
+    call = _calls(tree).get(end)
     if call is None:
         return False
     root: ast.expr = call.func
@@ -221,7 +221,8 @@ def _names_function_itself(frame: types.FrameType) -> bool:
 def _attribute_called(frame: types.FrameType) -> str | None:
     """Return ``acts[1]`` where the call in progress is written as ``module.acts[1](…)``."""
     end = instruction_end(frame.f_code, frame.f_lasti)
-    call = None if end is None else _calls(frame.f_code.co_filename).get(end)
+    tree = parse(frame.f_code.co_filename)
+    call = None if end is None or tree is None else _calls(tree).get(end)
     text, node = "", None if call is None else call.func
     while isinstance(node, ast.Attribute | ast.Subscript):
         if isinstance(node, ast.Attribute):
@@ -238,6 +239,5 @@ def _attribute_called(frame: types.FrameType) -> str | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _calls(filename: str) -> dict[tuple[int, int], ast.Call]:
-    tree = parse(filename)
-    return {} if tree is None else calls_in(tree)
+def _calls(tree: ast.Module) -> dict[tuple[int, int], ast.Call]:
+    return calls_in(tree)

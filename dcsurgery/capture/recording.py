@@ -25,9 +25,11 @@ from torch.utils import _pytree as pytree
 
 from dcsurgery.activations import irelu
 from dcsurgery.capture.graphs import REPLACED, Key, outside
-from dcsurgery.capture.origin import Origin, is_library_file, origin_of, short_file
+from dcsurgery.capture.origin import Origin, origin_of, short_file, user_frame
 from dcsurgery.capture.places import Places
 from dcsurgery.catalog import Match, match_function
+from dcsurgery.example_inputs import preserved
+from dcsurgery.recognition import is_probing
 from dcsurgery.recurrent import inner_operators
 from dcsurgery.sites import CallStep
 from dcsurgery.source import code_key, instruction_end
@@ -88,11 +90,12 @@ class Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, places: Places, *, keep_inputs: bool = True) -> None:
         super().__init__()
         self.recording = Recording()
+        self._model = model
         self._places = places
         self._keep_inputs = keep_inputs
         self._stack: list[_Frame] = []
         self._alive: list[torch.Tensor] = []  # ids stay unique while the tensors live
-        self._parameters = {id(t): n for n, t in [*model.named_parameters(), *model.named_buffers()]}
+        self._parameters: dict[int, str] = {}
         self._hooks: list[Any] = []
         self._current: list[Key | None] = []
         self._compounds: dict[types.FrameType, tuple[Key | None, fx.Node | None]] = {}
@@ -104,11 +107,16 @@ class Recorder(TorchFunctionMode):
             nn_module.register_module_forward_pre_hook(self._quietly(self._enter)),
             nn_module.register_module_forward_hook(self._quietly(self._leave), always_call=True),
         ]
+        self._preserved = preserved(self._model)
+        self._preserved.__enter__()
+        tensors = [*self._model.named_parameters(), *self._model.named_buffers()]
+        self._parameters = {id(tensor): name for name, tensor in tensors}
         super().__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
+        self._preserved.__exit__(None, None, None)
         for hook in self._hooks:
             hook.remove()
         for key, tensor, version in self._outputs:
@@ -121,7 +129,7 @@ class Recorder(TorchFunctionMode):
 
     def _quietly(self, hook: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any) -> None:
-            if self.busy:  # a module that is probed
+            if self.busy or is_probing():
                 return
             self.busy = True
             try:
@@ -390,7 +398,7 @@ class Recorder(TorchFunctionMode):
             )
         if key is not None:
             node.meta["dcs_key"] = key
-        caller = _user_frame(sys._getframe(2))
+        caller = user_frame(sys._getframe(2))
         if caller is not None:
             node.meta["dcs_line"] = (short_file(caller.f_code.co_filename), caller.f_lineno)
             step = code_key(caller.f_code)
@@ -502,13 +510,6 @@ def _running_node(module: nn.Module, frames: tuple[types.FrameType, ...]) -> str
         return None
     line = _ASSIGNMENT.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno))
     return None if line is None else line[1]
-
-
-def _user_frame(frame: types.FrameType | None) -> types.FrameType | None:
-    """Return the nearest frame of user code, without the work of a full origin."""
-    while frame is not None and is_library_file(frame.f_code.co_filename):
-        frame = frame.f_back
-    return frame
 
 
 def _detached(value: Any) -> Any:

@@ -239,7 +239,7 @@ class _Reader:
             probe = _probe(parent) if name == "forward" else None
             match = match_module(probe) if isinstance(probe, nn.Module) else None
             if match is not None:
-                self._found.sites.append((step, match, "method"))
+                self._found.sites.append((step, match, "function"))
         elif isinstance(inherited, types.FunctionType):
             self._scanner.called(self._found, step, inherited)
 

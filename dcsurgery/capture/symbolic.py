@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from dcsurgery.activations import irelu
-from dcsurgery.capture.origin import is_library_file, origin_of, short_file
+from dcsurgery.capture.origin import is_library_file, origin_of, short_file, user_frame
 from dcsurgery.capture.places import Places
 from dcsurgery.catalog import match_function, match_method
+from dcsurgery.example_inputs import preserved
 from dcsurgery.tree import join
 
 __all__ = ["disagreement", "trace"]
@@ -25,6 +27,7 @@ class _ShallowTracer(fx.Tracer):
         super().__init__()
         self._path = path
         self._places = places
+        self._turns: Counter[int] = Counter()  # id(shared child) -> calls so far
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return True
@@ -34,12 +37,19 @@ class _ShallowTracer(fx.Tracer):
         if kind == "call_module":
             child = self.root.get_submodule(target)
             if self._places.match_of(child) is not None:
-                node.meta["dcs_key"] = self._module_key(target)
+                node.meta["dcs_key"] = self._module_key(child, target)
         elif kind in ("call_function", "call_method") and target is not irelu:
             self._mark(node, kind, target)
         return node
 
-    def _module_key(self, target: str) -> tuple[Any, ...]:
+    def _module_key(self, child: nn.Module, target: str) -> tuple[Any, ...]:
+        """Return the slot that was called: torch.fx names the first path, whichever was used."""
+        held = [slot for slot in self._places.slots_of(child) if self._places.belongs_to(slot, self._path)]
+        if held:
+            named = self._places.named_slot(user_frame(sys._getframe(2)), held)
+            turn = self._turns[id(child)]
+            self._turns[id(child)] += 1
+            return self._places.slot_key(named or held[turn % len(held)])
         owner, _, name = target.rpartition(".")
         holder = self._places.tree.path_of(self.root.get_submodule(owner))
         return ("module", holder if holder is not None else join(self._path, owner), name)
@@ -72,7 +82,8 @@ class _ShallowTracer(fx.Tracer):
 def trace(module: nn.Module, path: str, places: Places) -> tuple[fx.Graph | None, str]:
     """Trace a module; return its graph, or None and why not (exception and file:line)."""
     try:
-        return _ShallowTracer(path, places).trace(module), ""
+        with preserved(module):  # a module that keeps its last output would keep a Proxy
+            return _ShallowTracer(path, places).trace(module), ""
     except Exception as error:  # noqa: BLE001 - whatever user code does with a Proxy
         message = str(error).strip().splitlines()
         place = _place(error)
@@ -104,19 +115,14 @@ def disagreement(
 ) -> str:
     """Re-run a traced graph on recorded inputs; return how it differs from the recorded output, '' if it does not."""
     copies = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone().requires_grad_(t.requires_grad), args)
-    buffers = {name: value.clone() for name, value in module.named_buffers()}
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), preserved(module):
             torch.random.set_rng_state(rng)
             placeholders = [n for n in graph.nodes if n.op == "placeholder"]
             inputs = _bound(placeholders, copies, kwargs)
             actual = _ShapeKeeper(module, garbage_collect_values=False, graph=graph).run(*inputs)
     except Exception as error:  # noqa: BLE001 - a specialised trace may fail in any way
         return f"the re-run of its trace failed with {type(error).__name__}"
-    finally:
-        for name, value in module.named_buffers():  # running statistics must not move
-            with torch.no_grad():
-                value.copy_(buffers[name])
     return "" if _same(actual, expected) else "the re-run of its trace gave another output"
 
 

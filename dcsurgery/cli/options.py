@@ -177,7 +177,7 @@ Json = Annotated[
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="No progress, warnings and tables.", rich_help_panel=_MESSAGES),
+    typer.Option("--quiet", "-q", help="Only results and errors.", rich_help_panel=_MESSAGES),
 ]
 Verbose = Annotated[
     bool,

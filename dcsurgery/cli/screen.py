@@ -26,7 +26,7 @@ class Screen:
     Parameters
     ----------
     quiet
-        No progress, warnings and tables; only what was asked for, and errors.
+        Only results and errors: no progress, no warnings, and no tables of what was done to a file.
     verbose
         Every step, and what libraries warn of.
     as_json

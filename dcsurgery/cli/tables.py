@@ -46,15 +46,14 @@ def census_tables(census: Census, width: int, *, captures: bool = False) -> Iter
     for role, title in _ROLES:
         sites = [site for site in census.sites if site.role == role]
         if sites:
-            yield _sites_table(f"{title}: {len(sites)}", sites, width, ran=census.inputs_given)
+            yield _sites_table(f"{title}: {len(sites)}", sites, wide=width >= _WIDE, ran=census.inputs_given)
             yield from _notes(sites)
     if captures and census.captures:
         yield _captures_table(census)
     yield _summary(census)
 
 
-def _sites_table(title: str, sites: Sequence[Site], width: int, *, ran: bool) -> Table:
-    wide = width >= _WIDE
+def _sites_table(title: str, sites: Sequence[Site], *, wide: bool, ran: bool) -> Table:
     columns = {
         "operator": [_operator(site) for site in sites],
         "written": [site.how for site in sites],
@@ -66,22 +65,15 @@ def _sites_table(title: str, sites: Sequence[Site], width: int, *, ran: bool) ->
         columns["runs"] = [str(site.runs) for site in sites]
     names = [_name(site, place=not wide) for site in sites]
     table = _table(title)
-    # Names are what selectors are made of: they get all the room that the others leave.
-    widths = {
-        header: min(_width([header, *cells]), width if header == "where" else _FOLDED)
-        for header, cells in columns.items()
-    }
-    room = width - sum(each + 2 for each in widths.values()) - 1
-    table.add_column("site" if wide else "site\n  where", overflow="fold", min_width=min(_width(names), room))
-    for header, each in widths.items():
-        table.add_column(header, overflow="fold", max_width=each, justify="right" if header == "runs" else "left")
+    # Names are what selectors are made of: where room is short, everything else is folded before they are.
+    table.add_column("site" if wide else "site\n  where", overflow="fold")
+    for header, cells in columns.items():
+        widest = max(len(line) for cell in (header, *cells) for line in cell.split("\n"))
+        limit = widest if header == "where" else min(widest, _FOLDED)
+        table.add_column(header, overflow="fold", max_width=limit, justify="right" if header == "runs" else "left")
     for row in zip(names, *columns.values(), strict=True):
         table.add_row(*map(_cell, row))
     return table
-
-
-def _width(cells: Sequence[str]) -> int:
-    return max(len(line) for cell in cells for line in cell.split("\n"))
 
 
 def _name(site: Site, *, place: bool) -> str:

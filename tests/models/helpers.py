@@ -163,6 +163,13 @@ class Decorated(Net):
         return self.b(F.silu(self.a(x)))
 
 
+class DecoratedNested(Net):
+    @decorated
+    @torch.enable_grad()
+    def forward(self, x):
+        return self.b(F.silu(F.gelu(self.a(x))))
+
+
 class DecoratedTwice(Net):
     @scaled(3)
     @decorated
@@ -449,6 +456,7 @@ CASES = {
     "checkpoint of a helper": Case(CheckpointedHelper, between),
     "checkpoint of a lambda": Case(CheckpointedLambda, lambda m, x: m.b(hand(m.a(x)) + 1)),
     "decorated": Case(Decorated, lambda m, x: 2 * between(m, x)),
+    "decorated, two activations": Case(DecoratedNested, lambda m, x: 2 * m.b(hand(hand(m.a(x)))), edits=2),
     "decorated twice": Case(DecoratedTwice, lambda m, x: 6 * between(m, x)),
     "no_grad": Case(WithoutGradient, between, differentiable=False),
     "enable_grad": Case(WithGradient, between),

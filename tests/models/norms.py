@@ -109,7 +109,7 @@ CASES = {
     "norms only": Case(Norms, lambda m, x: m.b(F.silu(m.a(x))), edits=2, options={"irelu": False}),
     "activations only": Case(
         Norms,
-        lambda m, x: m.b(hand(m.layer(F.batch_norm(m.a(x), None, None, training=True)))),
+        lambda m, x: m.b(hand(m.layer(m.batch(m.a(x))))),
         options={"denorm": False},
     ),
     "functional norms": Case(FunctionalNorm, between, edits=3),

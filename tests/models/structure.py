@@ -142,6 +142,21 @@ class WithForces(Net):
         return energy, -gradient
 
 
+class Remembers(Net):
+    """Keeps what it computed: neither Proxies nor tensors of a trial run may stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.history = []
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = F.silu(self.a(x))
+        self.history.append(self.last)
+        return self.b(self.history[-1])
+
+
 class Tied(nn.Module):
     """Tied weights and a buffer that is no part of the state."""
 
@@ -300,6 +315,7 @@ CASES = {
         inputs=({"x": rows(), "scale": torch.tensor(2.0, dtype=torch.float64)},),
     ),
     "forces inside": Case(WithForces, with_forces),
+    "keeps what it computed": Case(Remembers, between),
     "tied weights": Case(Tied, lambda m, x: m.b(hand(m.a(x)) + 1)),
     "GraphModule": Case(traced, traceable, edits=5),
     "GraphModule as a child": Case(HoldsGraph, lambda m, x: m.out(hand(traceable(m.inner, x))), edits=6),
