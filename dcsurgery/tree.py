@@ -187,13 +187,18 @@ def _tokens(text: str) -> list[str | int]:
     tokens: list[str | int] = []
     position = 0
     while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise BadInput(f"not a module path: {text!r}", fix="write it as inspect shows it")
-        name, key = match.groups()
-        tokens.append(name if name is not None else _Key(ast.literal_eval(key)))
-        position = match.end()
+        token, position = _token(text, position)
+        tokens.append(token)
     return tokens
+
+
+def _token(text: str, position: int) -> tuple[str | int, int]:
+    """Return the name or key at a position of a path, and where the next one begins."""
+    match = _TOKEN.match(text, position)
+    if match is None:
+        raise BadInput(f"not a module path: {text!r}", fix="write it as inspect shows it")
+    name, key = match.groups()
+    return (name if name is not None else _Key(ast.literal_eval(key))), match.end()
 
 
 class _Key(str):
@@ -224,15 +229,30 @@ def get_path(model: nn.Module, path: str) -> Any:
         If there is nothing; the message names the longest part that exists.
     """
     value: Any = model
-    for index, token in enumerate(_tokens(path)):
+    position = 0
+    while position < len(path):
+        name = _bracketed_child(value, path[position:].removeprefix("."))
+        if name is not None:
+            position += len(name) + path.startswith(".", position)
+            value = value._modules[name]
+            continue
+        token, end = _token(path, position)
         try:
             value = _step(value, token)
         except (AttributeError, KeyError, IndexError, TypeError):
-            there = "the model" if index == 0 else type(value).__name__
+            there = "the model" if position == 0 else type(value).__name__
             raise BadInput(
                 f"no module {path!r}: {there} has no {token!r}", fix="dcsurgery inspect lists the paths"
             ) from None
+        position = end
     return value
+
+
+def _bracketed_child(value: Any, path: str) -> str | None:
+    """Return the registered child that a path begins with, if its name has brackets and looks like a container's key."""
+    names = value._modules if isinstance(value, nn.Module) else ()
+    odd = [name for name in names if "[" in name and (path == name or path.startswith((f"{name}.", f"{name}[")))]
+    return max(odd, key=len, default=None)
 
 
 def replace_slot(owner: nn.Module, name: str, new: Any) -> Callable[[], None]:

@@ -95,6 +95,21 @@ class Skipping(nn.Module):
         return x + y
 
 
+class SharedAct(nn.Module):
+    """One activation object, used before and behind the trunk."""
+
+    def __init__(self):
+        super().__init__()
+        self.act, self.last = nn.SiLU(), nn.Tanh()
+        self.blocks = nn.ModuleList([Residual(), Residual()])
+
+    def forward(self, x):
+        x = self.act(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(self.act(x))
+
+
 def output_sites(model, x=None):
     census = dcs.inspect(model, x)
     return {site.name: site.block_rule for site in census if site.in_output_block}
@@ -134,6 +149,10 @@ def test_what_runs_behind_the_last_repeated_block_is_output(x):
 
 def test_what_also_feeds_a_block_is_not_output():
     assert set(output_sites(Skipping(), INPUTS)) == {"beside"}
+
+
+def test_what_runs_both_before_and_behind_the_trunk_is_not_output():
+    assert set(output_sites(SharedAct(), INPUTS)) == {"last"}
 
 
 def test_every_other_site_says_that_no_rule_took_it():

@@ -199,6 +199,22 @@ def test_residual_sees_a_norm_that_came_back():
     assert (check.status, check.reason) == ("fail", "norm: {'native_layer_norm': 1}")
 
 
+def test_residual_sees_an_activation_that_was_only_wrapped():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.gain = nn.SiLU(), nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.gain * self.inner(x)
+
+    def sabotage(model):
+        model.act = Wrapped()
+
+    check = examined(net(), sabotage, exclude="spare")["residual"]
+    assert (check.status, check.reason) == ("fail", "act.inner: {'silu': 1}")
+
+
 def test_residual_sees_a_call_that_was_not_rewritten_and_names_the_line():
     def sabotage(model):
         model.__class__ = Net
@@ -340,6 +356,20 @@ def test_a_site_that_cannot_be_edited_fails_the_residual_check():
     surgery = dcs.apply(net(), replace(dcs.plan(net(), exclude="spare"), unedited=("rnn@tanh",)))
     report = examine(net(), surgery, dcs.inspect(net(), inputs()), inputs())
     assert report["residual"].reason == "rnn@tanh (not edited)"
+
+
+def test_an_activation_of_the_users_own_is_no_residue_whatever_it_is_made_of():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.gain * F.silu(x)
+
+    for activation in (Own(), nn.PReLU(), nn.Softplus(beta=2.0)):
+        report = examined(net(), activation=activation, include="act", denorm=False)
+        assert not report.failures, report
 
 
 # -- what is skipped, and why ------------------------------------------------------------------------------------------

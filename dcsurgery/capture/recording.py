@@ -7,7 +7,6 @@ whatever control flow led there. Children appear as leaves, as in a symbolic tra
 from __future__ import annotations
 
 import contextlib
-import functools
 import linecache
 import re
 import sys
@@ -24,21 +23,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from dcsurgery.activations import irelu
-from dcsurgery.capture.graphs import REPLACED, Key, outside
-from dcsurgery.capture.origin import Origin, origin_of, short_file, user_frame
+from dcsurgery.capture.graphs import REPLACED, Key
+from dcsurgery.capture.origin import Origin, origin_of
 from dcsurgery.capture.places import Places
+from dcsurgery.capture.tape import Tape, is_tensor_method
 from dcsurgery.catalog import Match, match_function
 from dcsurgery.example_inputs import preserved
 from dcsurgery.recognition import is_probing
 from dcsurgery.recurrent import inner_operators
 from dcsurgery.sites import CallStep
-from dcsurgery.source import code_key, instruction_end
 from dcsurgery.tree import Slot
 
 __all__ = ["Event", "Recorder", "Recording"]
 
 _ASSIGNMENT = re.compile(r"\s*(\w+)\s*(?::[^=]*)?=")
-_NOT_A_CALL = frozenset({"__get__", "__set__", "__delete__"})
 
 
 @dataclass
@@ -79,8 +77,7 @@ class _Frame:
     kwargs: dict[str, Any]
     site: bool = False
     key: Key | None = None
-    graph: fx.Graph | None = None
-    nodes: dict[int, Any] = field(default_factory=dict)  # id(tensor) -> node, or (node, path into its value)
+    tape: Tape | None = None
     turns: Counter[int] = field(default_factory=Counter)  # id(shared callable) -> calls so far
 
 
@@ -163,10 +160,9 @@ class Recorder(TorchFunctionMode):
         self._stack.append(frame)
 
     def _begin(self, frame: _Frame, path: str, args: tuple[Any, ...]) -> None:
-        frame.graph = self.recording.graphs[path] = fx.Graph()
-        for index, leaf in enumerate(pytree.tree_leaves((args, frame.kwargs))):
-            if isinstance(leaf, torch.Tensor) and id(leaf) not in frame.nodes:
-                self._own(frame, leaf, frame.graph.placeholder(f"input_{index}"))
+        frame.tape = Tape(path, self._parameters, self._alive)
+        self.recording.graphs[path] = frame.tape.graph
+        frame.tape.begin(args, frame.kwargs)
         if self._keep_inputs:
             self.recording.rng[path] = torch.random.get_rng_state()
             self.recording.inputs[path] = (_detached(args), _detached(frame.kwargs))
@@ -177,23 +173,17 @@ class Recorder(TorchFunctionMode):
         frame = self._stack.pop()
         if frame.site and frame.key is not None:
             self._keep_version(frame.key, output)
-        if frame.graph is not None:
-            frame.graph.output(self._mapped(frame, output))
+        if frame.tape is not None:
+            frame.tape.end(output)
             if self._keep_inputs:
                 self.recording.outputs[frame.path] = _detached(output)
         parent = self._stack[-1] if self._stack else None
-        if parent is not None and parent.graph is not None:
-            node = parent.graph.create_node(
-                "call_module",
-                self._target(parent, frame),
-                self._mapped(parent, tuple(args)),
-                self._mapped(parent, frame.kwargs),
-            )
+        if parent is not None and parent.tape is not None:
+            node = parent.tape.module(self._target(parent, frame), args, frame.kwargs, output)
             if frame.site and frame.key is not None:
                 node.meta["dcs_key"] = frame.key
             elif frame.path != "?":
                 node.meta["dcs_paths"] = tuple(self._places.tree.paths[id(frame.module)])
-            self._own_all(parent, output, node)
 
     def _target(self, parent: _Frame, frame: _Frame) -> str:
         if frame.path == "?":
@@ -317,12 +307,12 @@ class Recorder(TorchFunctionMode):
             key = self._places.slot_key(slot)
             self._count(key, self._places.match_of(slot.value) or match, "attribute", origin)
             return key
-        return self._call_event(origin, match, "method" if _is_method(func) else "function")
+        return self._call_event(origin, match, "method" if is_tensor_method(func) else "function")
 
     def _stack_paths(self) -> list[str]:
         return [frame.path for frame in reversed(self._stack)]
 
-    # -- graph nodes -------------------------------------------------------------------------------------------------
+    # -- torch functions -------------------------------------------------------------------------------------------------
 
     def __torch_function__(
         self, func: Any, types_: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -343,8 +333,8 @@ class Recorder(TorchFunctionMode):
             result = self._run(key, func, args, kwargs)
         finally:
             self.busy = False
-        if top is not None and top.graph is not None and not top.leaf:
-            self._add(top, func, args, kwargs, result, key)
+        if top is not None and top.tape is not None:
+            top.tape.call(func, args, kwargs, result, key, sys._getframe(1))
         return result
 
     def _run(self, key: Key | None, func: Any, args: Any, kwargs: Any) -> Any:
@@ -370,100 +360,16 @@ class Recorder(TorchFunctionMode):
         if frame not in self._compounds:
             key = self._site_of(func, None)
             node = None
-            if top.graph is not None:
-                inputs = tuple(a for a in pytree.tree_leaves(self._mapped(top, args)) if isinstance(a, fx.Node))
-                node = top.graph.create_node("call_function", _marker(frame.f_code.co_name), inputs, {})
+            if top.tape is not None:
+                node = top.tape.compound(frame.f_code.co_name, args)
                 if key is not None:
                     node.meta["dcs_key"] = key
             self._compounds[frame] = (key, node)
         key, node = self._compounds[frame]
         result = self._run(key, func, args, kwargs)
-        if node is not None:
-            self._own_all(top, result, node)
+        if node is not None and top.tape is not None:
+            top.tape.own_all(result, node)
         return result
-
-    def _add(self, frame: _Frame, func: Any, args: Any, kwargs: Any, result: Any, key: Key | None) -> None:
-        tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        if not tensors or frame.graph is None:
-            return
-        name = getattr(func, "__name__", "")
-        if name in _NOT_A_CALL:
-            name = getattr(getattr(func, "__self__", None), "__name__", name)
-            node = frame.graph.create_node("call_function", getattr, (self._mapped(frame, args[0]), name), {})
-        elif _is_method(func):
-            node = frame.graph.create_node("call_method", name, self._mapped(frame, args), self._mapped(frame, kwargs))
-        else:
-            node = frame.graph.create_node(
-                "call_function", func, self._mapped(frame, args), self._mapped(frame, kwargs), name=name or None
-            )
-        if key is not None:
-            node.meta["dcs_key"] = key
-        caller = user_frame(sys._getframe(2))
-        if caller is not None:
-            node.meta["dcs_line"] = (short_file(caller.f_code.co_filename), caller.f_lineno)
-            step = code_key(caller.f_code)
-            node.meta["dcs_call"] = (step.function, step.first_line, instruction_end(caller.f_code, caller.f_lasti))
-        self._own_all(frame, result, node)
-
-    def _own(self, frame: _Frame, tensor: torch.Tensor, node: Any) -> None:
-        frame.nodes[id(tensor)] = node
-        self._alive.append(tensor)
-
-    def _own_all(self, frame: _Frame, value: Any, node: fx.Node) -> None:
-        if isinstance(value, torch.Tensor):
-            node.meta["dcs_shape"] = tuple(value.shape)
-            self._own(frame, value, node)
-            return
-        for path, leaf in pytree.tree_flatten_with_path(value)[0]:
-            if isinstance(leaf, torch.Tensor):
-                self._own(frame, leaf, (node, path))
-
-    def _mapped(self, frame: _Frame, value: Any) -> Any:
-        assert frame.graph is not None
-        leaves, spec = pytree.tree_flatten(value)
-        mapped = [self._node(frame, leaf) if isinstance(leaf, torch.Tensor) else _constant(leaf) for leaf in leaves]
-        try:
-            return pytree.tree_unflatten(mapped, spec)
-        except (TypeError, ValueError, AttributeError):  # a container that checks what it holds
-            return tuple(mapped)
-
-    def _node(self, frame: _Frame, tensor: torch.Tensor) -> fx.Node:
-        graph = frame.graph
-        assert graph is not None
-        known = frame.nodes.get(id(tensor))
-        if known is None:
-            name = self._parameters.get(id(tensor))
-            if name is not None:
-                known = graph.create_node("get_attr", name.removeprefix(f"{frame.path}." if frame.path else ""))
-            else:
-                known = graph.create_node("call_function", outside, (f"a tensor {tuple(tensor.shape)}",), {})
-            self._own(frame, tensor, known)
-        elif isinstance(known, tuple):
-            node, path = known
-            for entry in path:
-                step = getattr(entry, "idx", getattr(entry, "key", getattr(entry, "name", None)))
-                node = graph.create_node("call_function", _getitem, (node, step), {})
-            known = frame.nodes[id(tensor)] = node
-        result: fx.Node = known
-        return result
-
-
-@functools.lru_cache(maxsize=256)
-def _marker(name: str) -> Any:
-    """Return a target that shows a user's function by name."""
-
-    def marker(*_: Any) -> Any:
-        return outside(name)
-
-    marker.__name__ = marker.__qualname__ = name
-    return marker
-
-
-def _getitem(value: Any, key: Any) -> Any:
-    return value[key]
-
-
-_getitem.__name__ = "getitem"
 
 
 def _match(func: Any) -> Match | None:
@@ -473,15 +379,6 @@ def _match(func: Any) -> Match | None:
         return match_function(func)
     except TypeError:
         return None
-
-
-def _is_method(func: Any) -> bool:
-    return isinstance(func, types.MethodDescriptorType | types.WrapperDescriptorType)
-
-
-def _constant(value: Any) -> Any:
-    plain = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format, slice, complex)
-    return value if isinstance(value, plain) else getattr(value, "__name__", type(value).__name__)
 
 
 def _keywords() -> dict[str, Any]:

@@ -157,6 +157,17 @@ class NamedTuple(Net):
         return self.b(self.acts.second(self.acts.first(self.a(x))))
 
 
+class StrangeNames(Net):
+    """torch forbids dots in the names of children, and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.acts = nn.ModuleDict({"a[0]": nn.Sequential(nn.SiLU()), "(b, 'c')": nn.Tanh()})
+
+    def forward(self, x):
+        return self.b(self.acts["(b, 'c')"](self.acts["a[0]"](self.a(x))))
+
+
 class TwoAttributes(Net):
     def __init__(self):
         super().__init__()
@@ -227,6 +238,7 @@ CASES = {
     "modules in a list": Case(HiddenInList, both, edits=2),
     "modules in nested containers": Case(HiddenInDict, both, edits=2),
     "block in a list": Case(HiddenBlock, both, edits=2),
+    "strange names": Case(StrangeNames, both, edits=2),
     "one function in two attributes": Case(TwoAttributes, lambda m, x: m.b(hand(hand(m.a(x)) + 1)), edits=2),
     "one of two attributes": Case(
         TwoAttributes, lambda m, x: m.b(F.silu(hand(m.a(x)) + 1)), options={"include": "act1"}
