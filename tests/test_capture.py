@@ -457,6 +457,23 @@ def test_edited_modules_and_containers_are_no_activations():
     assert not may_be_activation_module(model)
 
 
+class BehavesLikeSiLU(nn.Module):
+    """As a child it would be replaced whole; as the model it has no place to be replaced at."""
+
+    def __init__(self):
+        super().__init__()
+        self.acts = [nn.SiLU()]
+
+    def forward(self, x):
+        return self.acts[0](x)
+
+
+def test_a_model_that_behaves_like_an_activation_is_looked_into():
+    surgery = dcs.transform(BehavesLikeSiLU(), example_inputs=(rows(),))
+    assert [edit.site for edit in surgery.plan.edits] == ["acts[0]"]
+    torch.testing.assert_close(surgery.model(rows()), hand(rows()))
+
+
 # -- example inputs ---------------------------------------------------------------------------------------------------
 
 

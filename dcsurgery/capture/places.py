@@ -30,7 +30,8 @@ class Places:
 
     def __init__(self, model: nn.Module) -> None:
         self.tree = Tree.of(model)
-        self._matches: dict[int, tuple[Any, Match | None]] = {}
+        # The model itself stands in no slot: whatever it behaves like, it is looked into.
+        self._matches: dict[int, tuple[Any, Match | None]] = {id(model): (model, None)}
         self._by_object: dict[int, list[Slot]] = {}
         self._by_owner: dict[str, list[Slot]] = {}
         self._function_matches: dict[types.CodeType, tuple[Any, Match | None]] = {}
