@@ -107,6 +107,11 @@ BATCH = torch.tensor([0, 0, 1, 1, 1])
 CASES = {
     "norm modules": Case(Norms, between, edits=3),
     "norms only": Case(Norms, lambda m, x: m.b(F.silu(m.a(x))), edits=2, options={"irelu": False}),
+    "activations only": Case(
+        Norms,
+        lambda m, x: m.b(hand(m.layer(m.batch(m.a(x))))),
+        options={"denorm": False},
+    ),
     "functional norms": Case(FunctionalNorm, between, edits=3),
     "norm and activation in one class": Case(lambda: Fused(NormAct(4, nn.SiLU())), between, edits=2),
     "norm out of a class with an activation": Case(
