@@ -8,6 +8,7 @@ import os
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from dcsurgery.catalog import Match, match_function, operator_named
 from dcsurgery.recognition import recognise
 
 __all__ = [
+    "Decision",
     "GatedLinear",
     "activation_function",
     "apply_activation",
     "apply_edit",
     "argument_name",
     "call_hidden",
+    "decide",
     "gate",
     "is_inplace",
     "operator_of",
@@ -59,6 +62,25 @@ def operator_of(callee: Any, planned: str) -> str | None:
 
 def _same_role(match: Match, planned: str) -> bool:
     return match.operator.name == planned or match.operator.role == operator_named(planned).role
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a callee is found to be: an operator, and whether ``callee(x)`` is a new tensor, one for one from ``x``."""
+
+    operator: str
+    plain: bool
+
+
+def decide(callee: Any, planned: str) -> Decision | None:
+    """Say which operator of the planned one's role a callable is, None where it is none."""
+    operator = operator_of(callee, planned)
+    return None if operator is None else Decision(operator, operator != "glu" and not is_inplace(callee, (), {}))
+
+
+# Dynamo asks once while it compiles; it guards the callee's identity itself. What torch.compiler's decorator of that
+# name sets, without the import of Dynamo.
+decide._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def apply_edit(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from dcsurgery.blocks import BlockRules, block_of
 from dcsurgery.capture.fused import fused_sites
@@ -23,6 +24,7 @@ from dcsurgery.capture.symbolic import disagreement, trace
 from dcsurgery.catalog import match_basis
 from dcsurgery.errors import BadInput
 from dcsurgery.example_inputs import call, unfit
+from dcsurgery.instance_functions import has_instance_functions, instance_edits
 from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, NodePlace, Place, Role, Site
 from dcsurgery.source import CodeKey
 from dcsurgery.subclass import amendments_of, original_class
@@ -115,7 +117,7 @@ class Census:
     def __str__(self) -> str:
         counts = Counter(site.role for site in self.sites)
         roles: tuple[Role, ...] = ("activation", "normalization", "gate", "basis")
-        summary = ", ".join(f"{counts[r]} {r}{'s' * (counts[r] != 1)}" for r in roles if counts[r])
+        summary = ", ".join(f"{counts[r]} {_plural(r, counts[r])}" for r in roles if counts[r])
         return "\n".join([f"{self.model}: {summary or 'no sites'}", *(f"  {site}" for site in self.sites)])
 
     def _repr_html_(self) -> str:
@@ -125,6 +127,12 @@ class Census:
         )
         head = "".join(f"<th>{name}</th>" for name in ("site", "role", "operator", "how", "where", "note"))
         return f"<table><caption>{html.escape(self.model)}</caption><tr>{head}</tr>{rows}</table>"
+
+
+def _plural(role: Role, count: int) -> str:
+    if count == 1:
+        return role
+    return "bases" if role == "basis" else f"{role}s"
 
 
 def take_census(model: nn.Module, example_inputs: Any = None, *, graphs: bool = True) -> Census:
@@ -179,10 +187,11 @@ def _static_events(places: Places) -> dict[Key, Event]:
         below = any(path.startswith((f"{p}.", f"{p}[")) for p in places.closed)
         ours = original_class(module).__module__.startswith(_STAND_INS)
         opened = not (recognised or below or ours or places.is_leaf(module) or isinstance(module, fx.GraphModule))
-        if opened:
+        if opened or has_instance_functions(module):
             # An edited module's source is still its author's: what was rewritten in it is no site any more.
-            done = {c for a in amendments_of(module) for edit in getattr(a, "edits", ()) for c in edit.chains}
-            events = scan(module, path, places)
+            edits = [edit for a in amendments_of(module) for edit in getattr(a, "edits", ())]
+            done = {chain for edit in (*edits, *instance_edits(module)) for chain in edit.chains}
+            events = scan(module, path, places, only_hooks=not opened)
             found.update({key: event for key, event in events.items() if not event.chains <= done})
     return found
 
@@ -303,11 +312,19 @@ def _finish(site: Site, places: Places, rules: BlockRules) -> Site:
     inside, rule = rules.decide(path, site_key(site.place))
     role: Role = site.role
     reason = site.reason
-    if role == "activation":
+    if _is_of_a_weight(site, places):
+        role, reason = "basis", "it shapes a parametrized weight, and is applied to no data"
+    elif role == "activation":
         basis = _basis_above(site, places)
         if basis is not None:
             role, reason = "basis", basis
     return replace(site, block=block_of(path), in_output_block=inside, block_rule=rule, role=role, reason=reason)
+
+
+def _is_of_a_weight(site: Site, places: Places) -> bool:
+    owner, inside, _ = f"{site.place.owner}.".partition("parametrizations.")
+    module = places.tree.modules.get(owner.rstrip(".")) if inside else None
+    return module is not None and is_parametrized(module)
 
 
 def _basis_above(site: Site, places: Places) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from dcsurgery.errors import BadInput
 
-__all__ = ["arguments", "call", "converted", "describe", "fresh", "preserved", "unfit"]
+__all__ = ["arguments", "call", "converted", "describe", "eagerly", "fresh", "preserved", "unfit"]
 
 
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -52,9 +54,21 @@ def converted(value: Any, dtype: torch.dtype) -> Any:
 
 
 def call(model: nn.Module, example_inputs: Any) -> Any:
-    """Run a model on (a copy of) example inputs."""
+    """Run a model on (a copy of) example inputs, what is compiled in it as plain Python."""
     args, kwargs = arguments(fresh(example_inputs))
-    return model(*args, **kwargs)
+    with eagerly():
+        return model(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Run what ``torch.compile`` wraps as plain Python: a compiled frame shows neither modules nor lines."""
+    if "torch._dynamo" not in sys.modules:  # then nothing is compiled, and the import would take a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks", UserWarning)
+        yield
 
 
 @contextlib.contextmanager

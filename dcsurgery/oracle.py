@@ -160,8 +160,10 @@ def kernels_of(activation: Any) -> frozenset[str]:
             found.add(func._schema.name.partition("::")[2])
             return func(*args, **(kwargs or {}))
 
-    with seeded(), torch.no_grad(), Collect(), contextlib.suppress(Exception):  # it may want another shape
-        module(torch.ones(2, 2, dtype=tensor.dtype, device=tensor.device))
+    # One with a parameter per channel (PReLU) wants that many.
+    for width in sorted({2, *(p.numel() for p in module.parameters())}):
+        with seeded(), torch.no_grad(), Collect(), contextlib.suppress(Exception):
+            module(torch.ones(2, width, dtype=tensor.dtype, device=tensor.device))
     return frozenset(found)
 
 

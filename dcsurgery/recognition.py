@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dcsurgery.catalog import Match, match_function, match_module
+from dcsurgery.example_inputs import eagerly
 from dcsurgery.fingerprint import identify
 from dcsurgery.subclass import amendments_of
 
@@ -78,7 +79,8 @@ def is_probing() -> bool:
 def _identified(value: Any) -> Match | None:
     _PROBING.depth = getattr(_PROBING, "depth", 0) + 1
     try:
-        return identify(value)
+        with eagerly():
+            return identify(value)
     finally:
         _PROBING.depth -= 1
 

@@ -19,7 +19,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcsurgery.calls import apply_edit, call_hidden, operator_of, resolve_callee
+from dcsurgery.activations import irelu
+from dcsurgery.calls import (
+    Decision,
+    activation_function,
+    apply_activation,
+    apply_edit,
+    call_hidden,
+    decide,
+    resolve_callee,
+)
 from dcsurgery.errors import Refused
 from dcsurgery.sites import CallStep
 from dcsurgery.source import (
@@ -69,8 +78,13 @@ class RewriteCalls:
         hashes = tuple((key.function, key.first_line, source_hash(file_of(key), key)) for key in ordered)
         return RewriteCalls(tuple(edits), hashes)
 
-    def members(self, cls: type[nn.Module]) -> dict[str, Any]:
-        """Return the rewritten methods for a subclass of ``cls``."""
+    def rewritten(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function, method or partial with the edited calls."""
+        self._check_source()
+        edited: Callable[..., Any] = _Rewriter(_tables(self.edits)).value(function)
+        return edited
+
+    def _check_source(self) -> None:
         for function, line, expected in self.hashes:
             key = CodeKey(function, line)
             if source_hash(file_of(key), key) != expected:
@@ -79,6 +93,10 @@ class RewriteCalls:
                     where=str(key),
                     fix="install the version the model was edited with, or edit the original model again",
                 )
+
+    def members(self, cls: type[nn.Module]) -> dict[str, Any]:
+        """Return the rewritten methods for a subclass of ``cls``."""
+        self._check_source()
         rewriter = _Rewriter(_tables(self.edits))
         members = {}
         for name, raw in methods_of(cls).items():
@@ -129,21 +147,33 @@ def _tables(edits: tuple[CallEdit, ...]) -> dict[CodeKey, _Table]:
 
 
 def _site_helper(edit: CallEdit) -> Callable[..., Any]:
-    seen: dict[Any, str] = {}  # callees already checked: the check is slower than the call
+    decisions: dict[Any, Decision] = {}  # what a callee is is asked once: that is slower than the call
+    activation = None if edit.replacement is None else activation_function(edit.replacement)
 
     def helper(target: Any, method: str | None, /, *args: Any, **kwargs: Any) -> Any:
-        callee, args = resolve_callee(target, method, args)
-        token = _lasting(callee)
-        operator = None if token is None else seen.get(token)
-        if operator is None:
-            operator = operator_of(callee, edit.operator)
-            if operator is None:
+        callee = target
+        if method is not None:
+            callee, args = resolve_callee(target, method, args)
+        decision = _known(decisions, callee)
+        if decision is None:
+            decision = decide(callee, edit.operator)
+            if decision is None:
                 return call_hidden(edit.operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
+            token = None if torch.compiler.is_compiling() else _lasting(callee)
             if token is not None:
-                seen[token] = operator
-        return apply_edit(operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
+                decisions[token] = decision
+        if activation is not None and decision.plain and len(args) == 1 and not kwargs:
+            return irelu(args[0]) if activation is irelu else apply_activation(args[0], activation)
+        return apply_edit(decision.operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
 
     return helper
+
+
+def _known(decisions: dict[Any, Decision], callee: Any) -> Decision | None:
+    try:
+        return decisions.get(callee) or decisions.get(_lasting(callee))
+    except TypeError:  # an unhashable object
+        return None
 
 
 def _lasting(callee: Any) -> Any:
@@ -253,10 +283,11 @@ class _Rewriter:
     def passing(self, target: Any, method: str | None, /, *args: Any, **kwargs: Any) -> Any:
         """Call what the source calls, with every rewritten function in place of its original."""
         callee = target if method is None else getattr(target, method)
-        callee = self._value(callee)
-        return callee(*(self._value(a) for a in args), **{k: self._value(v) for k, v in kwargs.items()})
+        callee = self.value(callee)
+        return callee(*(self.value(a) for a in args), **{k: self.value(v) for k, v in kwargs.items()})
 
-    def _value(self, value: Any) -> Any:
+    def value(self, value: Any) -> Any:
+        """Return a callable with every rewritten function in place of its original."""
         if isinstance(value, types.FunctionType):
             return self.function(value)
         if isinstance(value, types.MethodType):
@@ -265,7 +296,7 @@ class _Rewriter:
             new = self.function(value.__func__)
             return value if new is value.__func__ else types.MethodType(new, value.__self__)
         if isinstance(value, functools.partial):
-            inner = self._value(value.func)
+            inner = self.value(value.func)
             return value if inner is value.func else functools.partial(inner, *value.args, **value.keywords)
         if isinstance(value, torch.Tensor | nn.Module | type) or not callable(value):
             return value

@@ -62,6 +62,8 @@ class DeletedNorm(_DropsKeys):
         self.argument = "" if old is None else argument_name(old, returns)
         self.deleted = type(old).__name__ if old is not None else "normalization"
         self.weight = self.bias = None
+        for name in (*old._parameters, *old._buffers) if old is not None else ():
+            setattr(self, name, None)
         for name, value in vars(old).items() if old is not None else ():
             if (
                 not name.startswith("_")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,10 +14,12 @@ from dcsurgery.activations import IReLU, activation_by_name, irelu
 from dcsurgery.calls import GatedLinear, is_inplace, pass_on
 from dcsurgery.catalog import is_norm_fusion, operator_named
 from dcsurgery.errors import Refused
+from dcsurgery.instance_functions import instance_roots, replace_instance_functions
 from dcsurgery.interception import InterceptCalls
 from dcsurgery.recurrent import UnfuseRecurrent
 from dcsurgery.rewriting import CallEdit, RewriteCalls
 from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, NodePlace, Place
+from dcsurgery.source import CodeKey, code_key
 from dcsurgery.standins import DeletedNorm, ForgetTensors, InPlace, ReplacedActivation, keep_hooks
 from dcsurgery.subclass import Amendment, amend, amended, amendments_of, original_class, restore_class
 from dcsurgery.tree import get_path, join, replace_slot
@@ -123,10 +125,28 @@ class Surgeon:
 
     def _put(self, owner: str, slot: str, make: Callable[[Any], Any], how: str) -> None:
         old = get_path(self.model, join(owner, slot))
-        self.put(owner, slot, make(old))
+        self.put(owner, slot, self._like_its_surroundings(owner, make(old)))
         self.how[ModulePlace(owner, slot) if how.startswith("module") else AttributePlace(owner, slot)] = how
 
+    def _like_its_surroundings(self, owner: str, new: Any) -> Any:
+        """Give a replacement's own tensors the type and the device of the module that it gets into."""
+        if not isinstance(new, nn.Module) or not any(t.is_floating_point() for t in _tensors_of(new)):
+            return new
+        around = [*_tensors_of(self.module(owner)), *_tensors_of(self.model)]
+        like = next((t for t in around if t.is_floating_point()), None)
+        return new if like is None else new.to(device=like.device, dtype=like.dtype)
+
     def _rewrite(self, module: nn.Module, entries: list[tuple[CallPlace, CallEdit]]) -> None:
+        own = {code_key(function.__code__) for function in instance_roots(module)}
+        on_instance = [(p, e) for p, e in entries if CodeKey(p.chains[0][0].function, p.chains[0][0].first_line) in own]
+        if on_instance:
+            self._undo.append(replace_instance_functions(module, RewriteCalls.of([e for _, e in on_instance])))
+            self.how.update({place: "call rewritten" for place, _ in on_instance})
+        in_class = [entry for entry in entries if entry not in on_instance]
+        if in_class:
+            self._rewrite_class(module, in_class)
+
+    def _rewrite_class(self, module: nn.Module, entries: list[tuple[CallPlace, CallEdit]]) -> None:
         edits = [edit for _, edit in entries]
         how = "call rewritten"
         before = type(module)
@@ -220,6 +240,11 @@ class Surgeon:
                 vars(module)[name] = old
 
         self._undo.append(undo)
+
+
+def _tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def _fresh(replacement: Replacement) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from dcsurgery.copying import copied
 from dcsurgery.errors import BadInput, CheckFailed, PlanMismatch
 from dcsurgery.identity import fingerprint_of, structure_of
 from dcsurgery.plans import Edit, Plan
@@ -17,6 +17,7 @@ from dcsurgery.report import Report
 from dcsurgery.sites import FusedPlace
 from dcsurgery.subclass import original_class
 from dcsurgery.surgeon import Surgeon
+from dcsurgery.wrappers import refuse_wrapped
 
 if TYPE_CHECKING:
     from dcsurgery.census import Census
@@ -126,8 +127,10 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
     if not isinstance(model, nn.Module):
         raise BadInput(f"not a model: {type(model).__name__}", fix="pass a torch.nn.Module")
     _check_fits(model, plan)
+    if plan.edits:
+        refuse_wrapped(model)
     before = tuple(model.state_dict())
-    surgeon = Surgeon(model if inplace else _copied(model))
+    surgeon = Surgeon(model if inplace else copied(model))
     try:
         for edit in plan.edits:
             owner = pass_for(edit.action)
@@ -157,7 +160,7 @@ def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *,
 
     census = take_census(model, example_inputs)
     plan = pipeline.plan(model, census=census)
-    original = _copied(model) if inplace else model
+    original = copied(model) if inplace else model
     surgery = apply_plan(model, plan, inplace=inplace)
     examine(original, surgery, census, example_inputs)
     if not surgery.report.ok:
@@ -204,17 +207,6 @@ def examine(
     report = surgery.report
     surgery.report = Report(tuple(checks), report.done, alone, (*report.warnings, *warnings))
     return surgery.report
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # noqa: BLE001 - user code runs in deepcopy
-        raise BadInput(
-            f"the model cannot be copied: {type(error).__name__}: {error}",
-            where=type(model).__name__,
-            fix="edit it with inplace=True, or build it anew",
-        ) from None
 
 
 def _check_fits(model: nn.Module, plan: Plan) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dcsurgery.instance_functions import instance_owner
 from dcsurgery.rewriting import methods_of
 from dcsurgery.sites import CallStep
 from dcsurgery.source import CodeKey, code_key, instruction_end
@@ -143,6 +144,8 @@ def origin_of(frame: types.FrameType | None) -> Origin:
                 library_module = candidate if isinstance(candidate, nn.Module) else None
         frame = frame.f_back
     owner, steps = chain_of(users)
+    if owner is None and users and frame is not None and instance_owner(frame.f_locals.get("self"), users[-1].f_code):
+        owner = frame.f_locals["self"]
     place = users[0] if users else inner
     return Origin(
         owner,

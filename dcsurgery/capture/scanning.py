@@ -21,6 +21,7 @@ from dcsurgery.capture.places import Places
 from dcsurgery.capture.recording import Event
 from dcsurgery.catalog import Match, match_method, match_module
 from dcsurgery.errors import Refused
+from dcsurgery.instance_functions import instance_roots
 from dcsurgery.recognition import is_library_code, recognise
 from dcsurgery.rewriting import methods_of
 from dcsurgery.sites import CallStep
@@ -35,13 +36,15 @@ _DEPTH = 6  # of expressions in expressions
 _MANY = 512  # functions behind one module, or callables in one table
 
 
-def scan(module: nn.Module, path: str, places: Places) -> dict[Key, Event]:
-    """Return the call sites in the code that one module runs."""
+def scan(module: nn.Module, path: str, places: Places, *, only_hooks: bool = False) -> dict[Key, Event]:
+    """Return the call sites in the code that one module runs, or only in what was put onto it as hooks."""
     scanner = _Scanner(module, path, places)
-    methods = scanner.methods
-    propagates = "propagate" in methods or hasattr(original_class(module), "propagate")
+    methods = {} if only_hooks else scanner.methods
+    propagates = "propagate" in methods or (not only_hooks and hasattr(original_class(module), "propagate"))
     for name in ("forward", *(_MESSAGE_PASSING if propagates else ()), *sorted(places.called_methods[path])):
         scanner.method(methods.get(name))
+    for function in instance_roots(module):
+        scanner.method(function)
     return scanner.events()
 
 
