@@ -249,10 +249,22 @@ def is_inplace(callee: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
         return bool(getattr(callee, "inplace", False))
     if "inplace" in kwargs:
         return bool(kwargs["inplace"])
+    position = _inplace_position(callee)
+    return position < 0 or (len(args) > position and bool(args[position]))
+
+
+_NEVER = sys.maxsize
+
+
+def _inplace_position(callee: Any) -> int:
+    """Return at which position a callable takes ``inplace``; -1 where its name says so (``relu_``)."""
     name = getattr(callee, "__name__", "")
     if name.endswith("_") and not name.endswith("__"):
-        return True
+        return -1
     if isinstance(callee, types.FunctionType):
         names = callee.__code__.co_varnames[: callee.__code__.co_argcount]
-        return "inplace" in names and len(args) > names.index("inplace") and bool(args[names.index("inplace")])
-    return False
+        return names.index("inplace") if "inplace" in names else _NEVER
+    return _NEVER
+
+
+_inplace_position._dynamo_marked_constant = True  # type: ignore[attr-defined] # as `decide`
