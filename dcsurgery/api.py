@@ -35,7 +35,7 @@ def inspect(model: nn.Module, example_inputs: Any = None) -> Census:
     Parameters
     ----------
     model
-        Any module; it is not changed.
+        Any module, TorchScript or ExportedProgram; it is not changed.
     example_inputs
         A tuple (arguments), a dict (keyword arguments) or any object (the one argument). Without it everything is
         static and unproven.

@@ -22,9 +22,9 @@ from dcsurgery.capture.recording import Event, Recorder, Recording, seeded
 from dcsurgery.capture.scanning import scan
 from dcsurgery.capture.symbolic import disagreement, trace
 from dcsurgery.catalog import match_basis
-from dcsurgery.errors import BadInput
 from dcsurgery.example_inputs import call, unfit
 from dcsurgery.instance_functions import has_instance_functions, instance_edits
+from dcsurgery.models import as_module
 from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, NodePlace, Place, Role, Site
 from dcsurgery.source import CodeKey
 from dcsurgery.subclass import amendments_of, original_class
@@ -153,8 +153,7 @@ def take_census(model: nn.Module, example_inputs: Any = None, *, graphs: bool = 
     BadInput
         If the model is no nn.Module or its forward raises on the example inputs.
     """
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"not a model: {type(model).__name__}", fix="pass a torch.nn.Module")
+    model = as_module(model)
     places = Places(model)
     recording = Recording() if example_inputs is None else _record(model, places, example_inputs)
     events = _merge(recording, _static_events(places))

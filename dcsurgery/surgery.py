@@ -12,6 +12,7 @@ from torch import nn
 from dcsurgery.copying import copied
 from dcsurgery.errors import BadInput, CheckFailed, PlanMismatch
 from dcsurgery.identity import fingerprint_of, structure_of
+from dcsurgery.models import as_module
 from dcsurgery.plans import Edit, Plan
 from dcsurgery.report import Report
 from dcsurgery.sites import FusedPlace
@@ -124,8 +125,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
     """
     from dcsurgery.passes.base import pass_for
 
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"not a model: {type(model).__name__}", fix="pass a torch.nn.Module")
+    model = as_module(model, inplace=inplace)
     _check_fits(model, plan)
     if plan.edits:
         refuse_wrapped(model)
@@ -158,6 +158,7 @@ def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *,
     """
     from dcsurgery.census import take_census
 
+    model = as_module(model, inplace=inplace)
     census = take_census(model, example_inputs)
     plan = pipeline.plan(model, census=census)
     original = copied(model) if inplace else model

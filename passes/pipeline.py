@@ -12,6 +12,7 @@ from torch import nn
 from dcsurgery.census import Census, take_census
 from dcsurgery.errors import BadInput, NothingMatched
 from dcsurgery.identity import fingerprint_of
+from dcsurgery.models import as_module
 from dcsurgery.passes.base import Pass, PassPlan
 from dcsurgery.plans import Edit, Plan
 from dcsurgery.selectors import NAME_THEM, OUTPUT_BLOCKS, Rule, Selection
@@ -57,6 +58,7 @@ class Pipeline:
         NothingMatched
             If there are passes and none of them has an edit.
         """
+        model = as_module(model)
         if census is None:
             census = take_census(model, example_inputs)
         edits: list[Edit] = []
