@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import importlib
 import inspect
 import io
 import os
@@ -31,6 +32,11 @@ from dcsurgery.files.installed import is_installed
 from dcsurgery.files.safe_globals import Policy
 from dcsurgery.files.safe_pickle import safe_unpickle
 from dcsurgery.files.safe_rules import Forbidden
+
+# NumPy 2 renamed its core; environments with fairchem-core 1.x have NumPy 1.26.
+CORE = "numpy._core" if int(np.__version__.partition(".")[0]) >= 2 else "numpy.core"
+MULTIARRAY = importlib.import_module(f"{CORE}.multiarray")
+NUMERIC = importlib.import_module(f"{CORE}.numeric")
 
 
 @pytest.fixture
@@ -321,9 +327,9 @@ def test_a_function_that_only_claims_to_be_torchs_is_not_known():
         Call(torch.fx.graph_module.reduce_graph_module, 1, 2),
         Call(copyreg._reconstructor, dict, dict, {}),
         Call(torch._utils._rebuild_parameter_with_state, nn.Linear(1, 1), True, None, {}),
-        Call(np._core.multiarray._reconstruct, dict, (0,), b"b"),
-        Call(np._core.multiarray.scalar, np.dtype("i4"), "text"),
-        Call(np._core.numeric._frombuffer, b"", "i4", (0,), "C"),
+        Call(MULTIARRAY._reconstruct, dict, (0,), b"b"),
+        Call(MULTIARRAY.scalar, np.dtype("i4"), "text"),
+        Call(NUMERIC._frombuffer, b"", "i4", (0,), "C"),
         Call(types.GenericAlias, 1, 2),
         Call(pickle._codecs.encode if hasattr(pickle, "_codecs") else __import__("_codecs").encode, "x", "rot13"),
     ],
