@@ -21,7 +21,7 @@ from dcsurgery.passes.rescale_labels import RescaleLabels
 from dcsurgery.plans import Plan
 from dcsurgery.selectors import Selection
 from dcsurgery.surgery import Surgery, apply_plan, operate
-from dcsurgery.verification import verify
+from dcsurgery.checks import verify
 
 if TYPE_CHECKING:
     from dcsurgery.files.writing import Format

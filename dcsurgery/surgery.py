@@ -197,7 +197,7 @@ def examine(
     Report
         The new report; it may hold failed checks.
     """
-    from dcsurgery.verification import check_surgery
+    from dcsurgery.checks import check_surgery
 
     selected = {edit.site for edit in surgery.plan.edits}
     alone = tuple(f"{s.name}: {s.operator} {s.reason or '(not selected)'}" for s in census if s.name not in selected)

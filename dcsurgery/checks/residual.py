@@ -1,0 +1,85 @@
+"""Nothing that was to go still runs, and nothing else runs otherwise than before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import nn
+
+from dcsurgery.capture.graphs import Key
+from dcsurgery.census import Census, site_key
+from dcsurgery.oracle import Watched, fused_kernels, kernels_of
+from dcsurgery.plans import Plan
+from dcsurgery.report import Check
+from dcsurgery.tree import join
+
+__all__ = ["check_known", "check_others", "check_residual"]
+
+
+def check_residual(
+    before: Watched, after: Watched, selected: set[Key], plan: Plan, edited: nn.Module, example_inputs: Any
+) -> Check:
+    """No selected operator executes at its site any more (rule 1)."""
+    own = {site_key(e.place): kernels_of(e.settings.get("module")) for e in plan.edits if e.place is not None}
+    left = []
+    for key, counts in after.by_site.items():
+        home = _home(key, selected)
+        kernels = {} if home is None else {name: count for name, count in counts.items() if name not in own[home]}
+        if kernels:
+            left.append(f"{_named(key)}: {kernels}")
+    left += [f"{name} (not edited)" for name in plan.unedited]
+    left += [str(kernel) for kernel in after.unknown if kernel not in before.unknown]
+    if selected:
+        touched = {str(key[1]) for key in selected}
+        transformers = any(
+            isinstance(m, nn.TransformerEncoderLayer) and any(t == p or t.startswith(f"{p}.") for t in touched)
+            for p, m in edited.named_modules()
+        )
+        if transformers and "_transformer_encoder_layer_fwd" in fused_kernels(edited, example_inputs):
+            left.append("_transformer_encoder_layer_fwd goes around the edits")
+    reason = "; ".join(left[:5]) if left else f"{len(selected)} selected sites, none still runs its operator"
+    return Check("residual", "fail" if left else "pass", len(left), 0, reason)
+
+
+def check_known(before: Watched, after: Watched, census: Census) -> Check:
+    """Every activation and norm kernel that ran belongs to a site that capture found."""
+    del after
+    unknown = [str(kernel) for kernel in before.unknown]
+    known = {site_key(site.place) for site in census}
+    unknown += [_named(key) for key in before.by_site if key not in known and key[0] != "fused"]
+    reason = "; ".join(unknown[:5]) if unknown else f"{sum(sum(c.values()) for c in before.by_site.values())} kernels"
+    return Check("known sites", "fail" if unknown else "pass", len(unknown), 0, reason)
+
+
+def check_others(before: Watched, after: Watched, selected: set[Key]) -> Check:
+    """Sites that were not selected execute as often as before."""
+    wrong = []
+    for key in set(before.by_site) | set(after.by_site):
+        if key[0] == "fused" or _home(key, selected) is not None:
+            continue
+        if before.by_site.get(key) != after.by_site.get(key):
+            wrong.append(f"{_named(key)}: {before.by_site.get(key)} became {after.by_site.get(key)}")
+    reason = "; ".join(wrong[:5]) if wrong else f"{len(set(before.by_site) - selected)} sites unchanged"
+    return Check("other sites", "fail" if wrong else "pass", len(wrong), 0, reason)
+
+
+def _named(key: Key) -> str:
+    """Return a place as a reader would look for it: a module path, or a function with the line of the call."""
+    kind, owner, what = key[:3]
+    if kind == "call":
+        function = str(what).rpartition(":")[2]
+        return f"{owner or 'the model'}, {function}, line {key[4][0]}"
+    return join(str(owner), str(what)) if kind in ("module", "attribute") else f"{owner or 'the model'}, {what}"
+
+
+def _home(key: Key, edited: Collection[Key]) -> Key | None:
+    """Return the edited site that a place is, or lies in: what stands in an edited slot may have sites of its own."""
+    if key in edited:
+        return key
+    for site in edited:
+        if site[0] in ("module", "attribute"):
+            slot = join(str(site[1]), str(site[2]))
+            if str(key[1]) == slot or str(key[1]).startswith((f"{slot}.", f"{slot}[")):
+                return site
+    return None
