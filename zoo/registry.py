@@ -73,6 +73,7 @@ def _count(name: str, size: str) -> int:
 
 
 _SCHNET = "dcsurgery.zoo.ocp.pyg_models:SchNet"
+_HOISTED = "dcsurgery.zoo.ocp.hoisted_schnet:HoistedSchNet"
 _DIMENET = "dcsurgery.zoo.ocp.pyg_models:DimeNetPlusPlus"
 _CGCONV = "dcsurgery.zoo.ocp.pyg_models:CGConvNet"
 
@@ -101,6 +102,30 @@ _ENTRIES = {
                         "num_gaussians": 200,
                         "cutoff": 6.0,
                         "readout": "add",
+                    },
+                }
+            ),
+        ),
+        Entry(
+            name="schnet-hoisted",
+            backend="torch",
+            class_path=_HOISTED,
+            description="SchNet with its edges as an input, for TorchScript, torch.export and torch.fx",
+            sizes=MappingProxyType(
+                {
+                    "small": {
+                        "hidden_channels": 32,
+                        "num_filters": 32,
+                        "num_interactions": 2,
+                        "num_gaussians": 20,
+                        "cutoff": 5.0,
+                    },
+                    "paper": {
+                        "hidden_channels": 1024,
+                        "num_filters": 256,
+                        "num_interactions": 5,
+                        "num_gaussians": 200,
+                        "cutoff": 6.0,
                     },
                 }
             ),

@@ -10,7 +10,7 @@ import torch
 from dcsurgery import zoo
 from dcsurgery.errors import BadInput
 
-NAMES = ["cgconv-bn", "dimenet++", "schnet"]
+NAMES = ["cgconv-bn", "dimenet++", "schnet", "schnet-hoisted"]
 
 
 def test_available_lists_every_model_with_its_output_blocks_and_parameter_counts():
@@ -19,7 +19,7 @@ def test_available_lists_every_model_with_its_output_blocks_and_parameter_counts
     for entry in entries:
         assert set(entry.sizes) == {"small", "paper"}
         assert entry.description
-        assert entry.backend == "pyg"
+        assert entry.backend == ("torch" if entry.name == "schnet-hoisted" else "pyg")
         model = zoo.build(entry.name)
         assert type(model) is entry.model_class
         assert all(hasattr(model, name) for name in entry.output_blocks)
@@ -64,6 +64,8 @@ def test_a_checkpoint_rebuilds_the_model(name, tmp_path):
     other.load_state_dict(checkpoint["state_dict"])
     assert zoo.config_of(other) == zoo.config_of(model)
     inputs = (torch.tensor([8, 1, 1]), torch.rand(3, 3), torch.zeros(3, dtype=torch.long))
+    if name == "schnet-hoisted":
+        inputs += (torch.tensor([[1, 2, 0, 0], [0, 0, 1, 2]]), torch.tensor([3]))
     assert torch.equal(other.eval()(*inputs), model.eval()(*inputs))
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
