@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from dcsurgery.census import Census, take_census
+from dcsurgery.checks import verify
 from dcsurgery.errors import BadInput
 from dcsurgery.files.writing import Format
 from dcsurgery.labels import rescale_constant
@@ -21,7 +22,6 @@ from dcsurgery.passes.rescale_labels import RescaleLabels
 from dcsurgery.plans import Plan
 from dcsurgery.selectors import Selection
 from dcsurgery.surgery import Surgery, apply_plan, operate
-from dcsurgery.checks import verify
 
 if TYPE_CHECKING:
     from dcsurgery.files.writing import Format

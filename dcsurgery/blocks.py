@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from dcsurgery.capture.graphs import ModuleGraph
+from dcsurgery.paths import PathSet, lineage
 from dcsurgery.recognition import is_library_code
 from dcsurgery.subclass import original_class
 
@@ -39,26 +40,25 @@ class BlockRules:
     graphs: Mapping[str, ModuleGraph]
 
     def __post_init__(self) -> None:
-        self._registry = [
+        self._registry = PathSet(
             f"{path}.{name}" if path else name
             for path, module in self.paths.items()
             for cls in original_class(module).__mro__
             for name in REGISTRY.get(cls.__name__, ())
-        ]
-        self._after_trunk, self._trunk = _after_trunk(self.graphs.get(""), self.root)
+        )
+        after, self._trunk = _after_trunk(self.graphs.get(""), self.root)
+        self._modules_after = PathSet(place for place in after if isinstance(place, str))
+        self._keys_after = {place for place in after if not isinstance(place, str)}
 
     def decide(self, path: str, key: tuple[object, ...] | None = None) -> tuple[bool, str]:
         """Return whether a path is in an output block, and the rule that decided."""
         if self._registry:
-            return any(path == p or path.startswith((f"{p}.", f"{p}[")) for p in self._registry), "registry"
+            return self._registry.covers(path), "registry"
         parts = re.split(r"[.\[]", path)
         if any(NAMES.fullmatch(part.strip("]'")) for part in parts):
             return True, "name"
-        if self._trunk:
-            for place in self._after_trunk:
-                inside = isinstance(place, str) and (path == place or path.startswith((f"{place}.", f"{place}[")))
-                if inside or (key is not None and place == key):
-                    return True, "dataflow"
+        if self._trunk and (self._modules_after.covers(path) or key in self._keys_after):
+            return True, "dataflow"
         return False, "none"
 
 
@@ -90,11 +90,11 @@ def _after_trunk(graph: ModuleGraph | None, root: nn.Module) -> tuple[set[object
     """Return targets and site keys of the nodes from which no path to the output passes a repeated block."""
     if graph is None or graph.graph is None:
         return set(), False
-    repeated = _repeated(root)
+    # A call of a block, or of a container that holds one.
+    repeated = {part for path in _repeated(root) for part in lineage(path)}
 
     def is_block(node: fx.Node) -> bool:
-        target = str(node.target)
-        return node.op == "call_module" and any(target == path or path.startswith(f"{target}.") for path in repeated)
+        return node.op == "call_module" and str(node.target) in repeated
 
     blocks = [node for node in graph.graph.nodes if is_block(node)]
     if not blocks:

@@ -183,7 +183,7 @@ def _static_events(places: Places) -> dict[Key, Event]:
     found: dict[Key, Event] = {}
     for path, module in places.tree.modules.items():
         recognised = places.match_of(module) is not None
-        below = any(path.startswith((f"{p}.", f"{p}[")) for p in places.closed)
+        below = places.closed.is_above(path)
         ours = original_class(module).__module__.startswith(_STAND_INS)
         opened = not (recognised or below or ours or places.is_leaf(module) or isinstance(module, fx.GraphModule))
         if opened or has_instance_functions(module):
@@ -208,8 +208,7 @@ def _merge(recording: Recording, static: dict[Key, Event]) -> dict[Key, Event]:
 def _captures(places: Places, recording: Recording, *, trace_all: bool) -> list[ModuleGraph]:
     found = []
     for path, module in places.tree.modules.items():
-        closed = any(path == p or path.startswith((f"{p}.", f"{p}[")) for p in places.closed)
-        if closed or places.is_leaf(module) or isinstance(module, nn.ModuleList | nn.ModuleDict):
+        if places.closed.covers(path) or places.is_leaf(module) or isinstance(module, nn.ModuleList | nn.ModuleDict):
             continue
         aliases = tuple(places.tree.paths[id(module)][1:])
         name = original_class(module).__name__

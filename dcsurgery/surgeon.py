@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from dcsurgery.catalog import is_norm_fusion, operator_named
 from dcsurgery.errors import Refused
 from dcsurgery.instance_functions import instance_roots, replace_instance_functions
 from dcsurgery.interception import InterceptCalls
+from dcsurgery.paths import lineage
 from dcsurgery.recurrent import UnfuseRecurrent
 from dcsurgery.rewriting import CallEdit, RewriteCalls
 from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, NodePlace, Place
@@ -132,7 +134,7 @@ class Surgeon:
         """Give a replacement's own tensors the type and the device of the module that it gets into."""
         if not isinstance(new, nn.Module) or not any(t.is_floating_point() for t in _tensors_of(new)):
             return new
-        around = [*_tensors_of(self.module(owner)), *_tensors_of(self.model)]
+        around = itertools.chain(_tensors_of(self.module(owner)), _tensors_of(self.model))
         like = next((t for t in around if t.is_floating_point()), None)
         return new if like is None else new.to(device=like.device, dtype=like.dtype)
 
@@ -220,11 +222,13 @@ class Surgeon:
 
     def _leave_fast_paths(self) -> None:
         """Switch off the fused transformer kernels, which go around any edited activation or norm."""
+        touched = {part for path in self._touched for part in ("", *lineage(path))}
         for path, module in self.model.named_modules():
-            touched = [p for p in self._touched if p == path or p.startswith(f"{path}." if path else "")]
-            if isinstance(module, nn.TransformerEncoderLayer) and touched:
+            if path not in touched:
+                continue
+            if isinstance(module, nn.TransformerEncoderLayer):
                 self._set(module, "activation_relu_or_gelu", 0)
-            elif isinstance(module, nn.TransformerEncoder) and touched:
+            elif isinstance(module, nn.TransformerEncoder):
                 self._set(module, "enable_nested_tensor", False)
                 self._set(module, "use_nested_tensor", False)
 

@@ -47,11 +47,13 @@ class KeyMap:
 
     def forward(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """Return an original checkpoint's state_dict without the deleted keys."""
-        return {key: value for key, value in state_dict.items() if key not in self.deleted}
+        deleted = set(self.deleted)
+        return {key: value for key, value in state_dict.items() if key not in deleted}
 
     def backward(self, state_dict: Mapping[str, Any], original: Mapping[str, Any]) -> dict[str, Any]:
         """Return an edited model's state_dict for the original model; deleted tensors are taken from ``original``."""
-        kept = {key: value for key, value in state_dict.items() if key not in self.added}
+        added = set(self.added)
+        kept = {key: value for key, value in state_dict.items() if key not in added}
         return {**kept, **{key: original[key] for key in self.deleted}}
 
     def to_dict(self) -> dict[str, list[str]]:

@@ -250,7 +250,8 @@ def get_path(model: nn.Module, path: str) -> Any:
 
 def _bracketed_child(value: Any, path: str) -> str | None:
     """Return the registered child that a path begins with, if its name has brackets and looks like a container's key."""
-    names = value._modules if isinstance(value, nn.Module) else ()
+    # Without brackets in the rest of the path there can be none in a name.
+    names = value._modules if isinstance(value, nn.Module) and "[" in path else ()
     odd = [name for name in names if "[" in name and (path == name or path.startswith((f"{name}.", f"{name}[")))]
     return max(odd, key=len, default=None)
 

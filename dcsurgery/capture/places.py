@@ -15,6 +15,7 @@ from torch import nn
 from dcsurgery.capture.graphs import Key
 from dcsurgery.capture.origin import BOUNDARIES, Origin, chain_of, is_library_file, short_file
 from dcsurgery.catalog import Match
+from dcsurgery.paths import PathSet
 from dcsurgery.recognition import is_library_code, recognise
 from dcsurgery.source import calls_in, instruction_end, parse
 from dcsurgery.subclass import original_class
@@ -37,7 +38,7 @@ class Places:
         self._function_matches: dict[types.CodeType, tuple[Any, Match | None]] = {}
         self.called_methods: defaultdict[str, set[str]] = defaultdict(set)  # path to methods that others call
         self.slots: list[Slot] = []
-        self.closed: list[str] = []  # paths of recognised modules: nothing below is a site of its own
+        self.closed = PathSet()  # paths of recognised modules: nothing below is a site of its own
         self._slot_codes: set[types.CodeType] = set()
         inside: set[str] = set()  # modules below a recognised one belong to it
         for slot in self.tree.slots:
@@ -50,7 +51,7 @@ class Places:
             self._by_owner.setdefault(slot.owner, []).append(slot)
             if isinstance(slot.value, nn.Module) and self.match_of(slot.value) is not None:
                 inside.add(slot.path)
-                self.closed.append(slot.path)
+                self.closed.add(slot.path)
             code = None if isinstance(slot.value, nn.Module) else _code_of(slot.value)
             if code is not None and self.match_of(slot.value) is not None:
                 self._slot_codes.add(code)

@@ -10,6 +10,7 @@ from torch import nn
 from dcsurgery.capture.graphs import Key
 from dcsurgery.census import Census, site_key
 from dcsurgery.oracle import Watched, fused_kernels, kernels_of
+from dcsurgery.paths import PathSet, lineage
 from dcsurgery.plans import Plan
 from dcsurgery.report import Check
 from dcsurgery.tree import join
@@ -22,19 +23,19 @@ def check_residual(
 ) -> Check:
     """No selected operator executes at its site any more (rule 1)."""
     own = {site_key(e.place): kernels_of(e.settings.get("module")) for e in plan.edits if e.place is not None}
+    home_of = _Homes(selected)
     left = []
     for key, counts in after.by_site.items():
-        home = _home(key, selected)
+        home = home_of(key)
         kernels = {} if home is None else {name: count for name, count in counts.items() if name not in own[home]}
         if kernels:
             left.append(f"{_named(key)}: {kernels}")
     left += [f"{name} (not edited)" for name in plan.unedited]
     left += [str(kernel) for kernel in after.unknown if kernel not in before.unknown]
     if selected:
-        touched = {str(key[1]) for key in selected}
+        touched = {part for key in selected for part in ("", *lineage(str(key[1])))}
         transformers = any(
-            isinstance(m, nn.TransformerEncoderLayer) and any(t == p or t.startswith(f"{p}.") for t in touched)
-            for p, m in edited.named_modules()
+            isinstance(m, nn.TransformerEncoderLayer) and path in touched for path, m in edited.named_modules()
         )
         if transformers and "_transformer_encoder_layer_fwd" in fused_kernels(edited, example_inputs):
             left.append("_transformer_encoder_layer_fwd goes around the edits")
@@ -54,9 +55,10 @@ def check_known(before: Watched, after: Watched, census: Census) -> Check:
 
 def check_others(before: Watched, after: Watched, selected: set[Key]) -> Check:
     """Sites that were not selected execute as often as before."""
+    home_of = _Homes(selected)
     wrong = []
     for key in set(before.by_site) | set(after.by_site):
-        if key[0] == "fused" or _home(key, selected) is not None:
+        if key[0] == "fused" or home_of(key) is not None:
             continue
         if before.by_site.get(key) != after.by_site.get(key):
             wrong.append(f"{_named(key)}: {before.by_site.get(key)} became {after.by_site.get(key)}")
@@ -73,13 +75,16 @@ def _named(key: Key) -> str:
     return join(str(owner), str(what)) if kind in ("module", "attribute") else f"{owner or 'the model'}, {what}"
 
 
-def _home(key: Key, edited: Collection[Key]) -> Key | None:
-    """Return the edited site that a place is, or lies in: what stands in an edited slot may have sites of its own."""
-    if key in edited:
-        return key
-    for site in edited:
-        if site[0] in ("module", "attribute"):
-            slot = join(str(site[1]), str(site[2]))
-            if str(key[1]) == slot or str(key[1]).startswith((f"{slot}.", f"{slot}[")):
-                return site
-    return None
+class _Homes:
+    """Finds the edited site that a place is, or lies in: what stands in an edited slot may have sites of its own."""
+
+    def __init__(self, edited: Collection[Key]) -> None:
+        self._edited = edited
+        self._slots = {join(str(key[1]), str(key[2])): key for key in edited if key[0] in ("module", "attribute")}
+        self._paths = PathSet(self._slots)
+
+    def __call__(self, key: Key) -> Key | None:
+        if key in self._edited:
+            return key
+        slot = self._paths.above(str(key[1]))
+        return None if slot is None else self._slots[slot]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from dcsurgery.checks.outputs import equal
+from dcsurgery.paths import PathSet
 from dcsurgery.plans import Edit
 from dcsurgery.report import Check
 from dcsurgery.surgery import Surgery
@@ -21,7 +22,8 @@ def check_keys(original: nn.Module, surgery: Surgery) -> Check:
     folded = {str(e.settings.get("into")) for e in surgery.plan.edits if e.action == "fold"}
     gone = [e for e in surgery.plan.edits if e.action in ("delete", "fold", "replace") and e.place is not None]
     owners = {_slot_path(edit) for edit in gone}
-    lost = [k for k in surgery.key_map.deleted if not any(k.startswith(f"{o}.") or not o for o in owners)]
+    below = PathSet(owners)
+    lost = [key for key in surgery.key_map.deleted if "" not in owners and not below.is_above(key)]
     changed = [
         key
         for key in surgery.key_map.kept
