@@ -83,7 +83,8 @@ def user_code(folder, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Read what was written in this process: the fresh process is shown where a real program runs."""
-    monkeypatch.setattr("dcsurgery.files.proof._is_reachable", lambda model, like: False)
+    monkeypatch.setattr("dcsurgery.files.writing.needs_this_process", lambda *_: True)
+    monkeypatch.setattr("dcsurgery.fresh_process.FreshProcess.start", lambda self: self)
 
 
 def run(*arguments, code=0, env=None):

@@ -82,7 +82,7 @@ def registry():
 @pytest.fixture
 def same_process(monkeypatch):
     """Read written files again in this process, which is faster; some tests use the fresh one."""
-    monkeypatch.setattr(proof, "_is_reachable", lambda *_: False)
+    monkeypatch.setattr(writing, "needs_this_process", lambda *_: True)
 
 
 @pytest.fixture
@@ -381,8 +381,8 @@ def test_weights_of_a_model_whose_own_keys_begin_with_module():
 
 def test_a_written_model_was_read_in_a_fresh_process_with_equal_bits(model, tmp_path, monkeypatch):
     started = []
-    real = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: started.append(a) or real(*a, **k))
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a) or real(*a, **k))
     read = files.read(model)
     before = recheck.describe(read.model)
     torch.manual_seed(3)
@@ -391,7 +391,7 @@ def test_a_written_model_was_read_in_a_fresh_process_with_equal_bits(model, tmp_
     torch.manual_seed(3)
     assert torch.equal(torch.rand(1), following)  # checking draws none of the caller's random numbers
     assert recheck.describe(read.model) == before  # batch statistics too, although it ran in train mode
-    assert started[0][0][-2] == "dcsurgery.files.recheck"
+    assert [arguments[0][-1] for arguments in started] == ["dcsurgery.fresh_process"]
     assert not recheck.differences(before, recheck.describe(files.load(out)))
     assert names_in(tmp_path) == ["model.pt", "out.pt"]
     assert out.stat().st_mode & 0o777 == 0o666 & ~_umask()
@@ -530,8 +530,7 @@ def test_the_checking_process_answers_in_a_file(registry, model, tmp_path):
     }
 
     def answer(**changes):
-        (tmp_path / "job.json").write_text(json.dumps({**job, **changes}))
-        assert recheck.main(str(tmp_path / "job.json")) == 0
+        recheck.answer({**job, **changes})
         return json.loads((tmp_path / "answer.json").read_text())
 
     assert answer()["description"] == recheck.describe(files.load(model))
@@ -618,10 +617,10 @@ def test_example_inputs_that_cannot_be_pickled_are_refused(model, tmp_path):
 
 def test_models_of_a_script_are_checked_in_the_same_process():
     net = Net()
-    assert proof._is_reachable(nn.Sequential(nn.Linear(1, 1)), None)
-    assert proof._is_reachable(net, None)  # pytest has put this file's folder on the path
+    assert not proof.needs_this_process(nn.Sequential(nn.Linear(1, 1)), None)
+    assert not proof.needs_this_process(net, None)  # pytest has put this file's folder on the path
     script = type("Scripted", (nn.Module,), {"__module__": "__main__"})()
-    assert not proof._is_reachable(script, None)
+    assert proof.needs_this_process(script, None)
 
 
 # -- save: what the API calls -------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcsurgery.errors import BadInput
-from dcsurgery.plans import Plan
+from dcsurgery.fresh_process import FreshProcess
 
 if TYPE_CHECKING:
     from dcsurgery.files import ModelFile
+    from dcsurgery.plans import Plan
 
 __all__ = ["Source", "read_plan"]
 
@@ -29,6 +30,10 @@ class Source:
         from dcsurgery.files.kinds import open_model_file
 
         open_model_file(self.model).close()
+
+    def fresh_process(self) -> FreshProcess:
+        """Return the process, not started yet, that will read what is made of the model."""
+        return FreshProcess(self.model, trust=self.trust, imports=self.imports)
 
     def read_model(self) -> ModelFile:
         """Read the model."""
@@ -60,6 +65,8 @@ def read_plan(path: Path) -> Plan:
     BadInput
         If it is missing, cannot be read, or is not a plan.
     """
+    from dcsurgery.plans import Plan
+
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dcsurgery.census import Census
     from dcsurgery.files import ModelFile
+    from dcsurgery.fresh_process import FreshProcess
     from dcsurgery.plans import Plan
     from dcsurgery.surgery import Surgery
 
@@ -48,9 +49,10 @@ def apply(
         source = Source(model, inputs, trust, tuple(imports or ()))
         to = Destination(output or default_output(model), report, force, not no_verify, keep_failed)
         source.check()
-        planned = read_plan(plan)
         to.check((*source.files, plan))
-        return _operate("apply", screen, source, to, lambda _model, _census: planned)
+        with source.fresh_process().start() as process:
+            planned = read_plan(plan)
+            return _operate("apply", screen, source, to, lambda _model, _census: planned, process)
 
 
 def transform(
@@ -97,14 +99,18 @@ def transform(
         source.check()
         if not dry_run:
             to.check((*source.files, *request.files))
-        pipeline = request.pipeline()
-        return _operate(
-            "transform",
-            screen,
-            source,
-            None if dry_run else to,
-            lambda module, census: pipeline.plan(module, census=census),
-        )
+        with source.fresh_process() as process:
+            if not dry_run:
+                process.start()
+            pipeline = request.pipeline()
+            return _operate(
+                "transform",
+                screen,
+                source,
+                None if dry_run else to,
+                lambda module, census: pipeline.plan(module, census=census),
+                process,
+            )
 
 
 def _operate(
@@ -113,8 +119,12 @@ def _operate(
     source: Source,
     to: Destination | None,
     plan_for: Callable[[nn.Module, Census], Plan],
+    process: FreshProcess,
 ) -> int:
-    """Do it all; without a destination, only show the plan. Return the exit code."""
+    """Do it all; without a destination, only show the plan. Return the exit code.
+
+    ``process`` was started beforehand, and reads what is written.
+    """
     import dcsurgery
     from dcsurgery.census import take_census
     from dcsurgery.cli import tables
@@ -125,6 +135,7 @@ def _operate(
         example_inputs = source.read_inputs()
         begin(f"reading {source.model}")
         read = source.read_model()
+        process.prepare({type(module).__module__ for module in read.model.modules()})
         begin("finding the sites")
         census = take_census(read.model, example_inputs)
         begin("planning")
@@ -137,7 +148,7 @@ def _operate(
             keep = surgery.report.ok or to.keep_failed
             begin(f"writing {to.model}, and reading it again" if keep else "not writing")
             if keep:
-                _write(read, surgery, to, example_inputs)
+                _write(read, surgery, to, example_inputs, process)
     about = source.describe(read.kind)
     if to is None:
         for note in plan.notes:
@@ -154,7 +165,7 @@ def _operate(
     return code
 
 
-def _write(read: ModelFile, surgery: Surgery, to: Destination, example_inputs: Any) -> None:
+def _write(read: ModelFile, surgery: Surgery, to: Destination, example_inputs: Any, process: FreshProcess) -> None:
     from dcsurgery import __version__, files
 
     record = None
@@ -163,7 +174,9 @@ def _write(read: ModelFile, surgery: Surgery, to: Destination, example_inputs: A
         record = {"plan": surgery.plan.to_yaml(), "key_map": key_map, "version": __version__}
     # What failed a check, or was not to be checked, is not run again.
     inputs = example_inputs if to.verify and surgery.report.ok else None
-    files.write(surgery.model, to.model, like=read, record=record, force=to.force, example_inputs=inputs)
+    files.write(
+        surgery.model, to.model, like=read, record=record, force=to.force, example_inputs=inputs, process=process
+    )
 
 
 def _show(screen: Screen, surgery: Surgery, to: Destination, kept: bool) -> None:

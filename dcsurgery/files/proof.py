@@ -6,9 +6,7 @@ import copy
 import importlib.machinery
 import importlib.util
 import json
-import os
 import pickle
-import subprocess
 import sys
 import tempfile
 import types
@@ -21,12 +19,24 @@ from torch import nn
 from dcsurgery.errors import BadInput, SurgeryError
 from dcsurgery.files import checkpoints, recheck
 from dcsurgery.files.reading import ModelFile, read
+from dcsurgery.fresh_process import FreshProcess
 
-__all__ = ["compare", "reread"]
+__all__ = ["compare", "needs_this_process", "reread"]
 
 
-def compare(model: nn.Module, temporary: Path, path: Path, written: str, like: ModelFile | None, inputs: Any) -> None:
-    """Raise BadInput unless the file at ``temporary`` gives the model back; ``path`` is its later name."""
+def compare(
+    model: nn.Module,
+    temporary: Path,
+    path: Path,
+    written: str,
+    like: ModelFile | None,
+    inputs: Any,
+    process: FreshProcess | None,
+) -> None:
+    """Raise BadInput unless the file at ``temporary`` gives the model back; ``path`` is its later name.
+
+    Without a process the file is read in this one (see `needs_this_process`).
+    """
     with tempfile.TemporaryDirectory(prefix="dcsurgery-") as folder:
         inputs_path = Path(folder) / "inputs.pt"
         if inputs is not None and written != "state-dict":
@@ -34,11 +44,14 @@ def compare(model: nn.Module, temporary: Path, path: Path, written: str, like: M
             inputs = torch.load(inputs_path, map_location="cpu", weights_only=False)
         else:
             inputs = None
-        expected = _expected(model, written, inputs)
-        if _is_reachable(model, like):
-            found = _fresh(temporary, path, written, like, Path(folder), inputs_path if inputs is not None else None)
-        else:
+        if process is None:
+            expected = _expected(model, written, inputs)
             found = _here(temporary, path, written, like, inputs)
+        else:
+            job = _job(temporary, written, like, Path(folder), inputs_path if inputs is not None else None)
+            process.send(job)
+            expected = _expected(model, written, inputs)  # while the process reads
+            found = _found(process, Path(job["answer"]), path)
     told = recheck.differences(expected, found)
     if told and recheck.differences({**expected, "output": {}}, {**found, "output": {}}) == []:
         # Only outputs differ: does the model itself repeat them?
@@ -75,8 +88,8 @@ def _save_inputs(inputs: Any, path: Path) -> None:
         ) from None
 
 
-def _is_reachable(model: nn.Module, like: ModelFile | None) -> bool:
-    """Return whether a fresh process can import the model's classes; a script's or a notebook's own it cannot."""
+def needs_this_process(model: nn.Module, like: ModelFile | None) -> bool:
+    """Return whether no fresh process can import the model's classes: those of a script or a notebook."""
     imported = {Path(file).stem for file in like.imports} if like is not None else set()
     for module in {cls.__module__ for part in model.modules() for cls in type(part).__mro__}:
         top = module.partition(".")[0]
@@ -84,8 +97,8 @@ def _is_reachable(model: nn.Module, like: ModelFile | None) -> bool:
         if top in imported or top in sys.builtin_module_names or known is None:
             continue
         if top == "__main__" or not _is_on_path(top, known):
-            return False
-    return True
+            return True
+    return False
 
 
 def _is_on_path(top: str, module: types.ModuleType) -> bool:
@@ -125,36 +138,30 @@ def _unreadable(path: Path, message: str) -> BadInput:
     )
 
 
-def _fresh(
-    temporary: Path, path: Path, written: str, like: ModelFile | None, folder: Path, inputs: Path | None
-) -> recheck.Description:
-    """Describe the written file in a process that knows nothing of this one but where it imports from."""
+def _job(temporary: Path, written: str, like: ModelFile | None, folder: Path, inputs: Path | None) -> dict[str, Any]:
+    """Return what a process that knows nothing of this one needs to know to read and describe the written file."""
     trust, imports = _options(like)
-    job, answer = folder / "job.json", folder / "answer.json"
-    job.write_text(
-        json.dumps(
-            {
-                "path": str(temporary.resolve()),
-                "answer": str(answer),
-                "inputs": str(inputs) if inputs else None,
-                "weights": written == "state-dict",
-                "trust": trust,
-                "imports": [str(Path(file).resolve()) for file in imports],
-                "threads": torch.get_num_threads(),
-                "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-                "builder": _name(checkpoints.builder()),
-                "replay": _name(checkpoints.replayer()),
-            }
-        )
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "dcsurgery.files.recheck", str(job)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - ourselves
+    return {
+        "path": str(temporary.resolve()),
+        "answer": str(folder / "answer.json"),
+        "inputs": str(inputs) if inputs else None,
+        "weights": written == "state-dict",
+        "trust": trust,
+        "imports": [str(Path(file).resolve()) for file in imports],
+        "threads": torch.get_num_threads(),
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "builder": _name(checkpoints.builder()),
+        "replay": _name(checkpoints.replayer()),
+    }
+
+
+def _found(process: FreshProcess, answer: Path, path: Path) -> recheck.Description:
+    """Wait for the description that the process makes."""
+    complaint = process.wait()
     try:
         result = json.loads(answer.read_text())
     except (OSError, ValueError):
-        line = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise _unreadable(path, f"the checking process failed: {line}") from None
+        raise _unreadable(path, f"the checking process failed: {complaint}") from None
     if "error" in result:
         raise _unreadable(path, result["error"])
     description: recheck.Description = result["description"]

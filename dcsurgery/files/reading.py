@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import pickle
 import types
@@ -22,7 +24,7 @@ from dcsurgery.files.safe_globals import Policy
 from dcsurgery.files.safe_pickle import Named, objections, rehearse, safe_load, safe_unpickle
 from dcsurgery.files.safe_rules import Forbidden
 
-__all__ = ["ModelFile", "load", "load_value", "read"]
+__all__ = ["ModelFile", "import_named", "load", "load_value", "read"]
 
 _TRUST = "pass --trust (trust=True) only if you trust whoever wrote it"
 
@@ -122,6 +124,22 @@ def load_value(
         _refuse_unsafe(path, _guarded(path, lambda: _names(file, kind)), policy)
         file.seek(0)
         return _guarded(path, lambda: (safe_unpickle if kind is Kind.PICKLE else safe_load)(file, policy))
+
+
+def import_named(path: Path, *, trust: bool = False, imports: Sequence[str | Path] = ()) -> None:
+    """Import the modules that a file names, as far as reading it may; parameters as in `read`. Nothing is loaded."""
+    with open_model_file(path) as file:
+        kind = kind_of(file)
+        if kind not in READABLE:
+            return
+        named = _names(file, kind)
+        modules = import_files(imports)
+        if not trust:
+            objections(named, Policy(modules))  # looks up every name, which imports its module if that is allowed
+            return
+        for module in {symbol.module for symbol in named}:
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
 
 
 def _names(file: IO[bytes], kind: Kind) -> list[Named]:

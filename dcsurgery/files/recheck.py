@@ -6,11 +6,12 @@ never seen the model can tell that the file stands on its own.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import importlib
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dcsurgery.errors import SurgeryError
 from dcsurgery.subclass import amendments_of, original_class
 from dcsurgery.tree import Tree
 
-__all__ = ["describe", "describe_weights", "differences", "main"]
+__all__ = ["answer", "describe", "describe_weights", "differences", "prepare"]
 
 Description = dict[str, dict[str, str]]
 _SEED = 0
@@ -120,14 +121,34 @@ def differences(before: Description, after: Description) -> list[str]:
     return told
 
 
-def main(job_path: str) -> int:
-    """Do the job that `dcsurgery.files.writing` wrote to a file; write the answer beside it."""
+def prepare(expected: Mapping[str, Any] | None = None, modules: Iterable[str] = ()) -> None:
+    """Import what the job will need; whatever fails here fails there again, and is reported there.
+
+    Parameters
+    ----------
+    expected
+        The file that the model comes from (``source``) and how it is read (``trust``, ``imports``).
+    modules
+        Modules to import.
+    """
+    from dcsurgery.files import reading
+
+    with contextlib.suppress(Exception):
+        if expected is not None and expected["source"] is not None:
+            imports = [Path(file) for file in expected["imports"]]
+            reading.import_named(Path(expected["source"]), trust=expected["trust"], imports=imports)
+    for module in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+
+
+def answer(job: Mapping[str, Any]) -> None:
+    """Do the job that `dcsurgery.files.proof` describes; write the answer to a file."""
     from dcsurgery.files import checkpoints, reading
 
-    job = json.loads(Path(job_path).read_text())
     torch.set_num_threads(job["threads"])
     torch.set_default_dtype(getattr(torch, job["dtype"]))
-    answer: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     try:
         checkpoints.register_builder(_function(job["builder"]))
         checkpoints.register_replay(_function(job["replay"]))
@@ -135,26 +156,19 @@ def main(job_path: str) -> int:
         path = Path(job["path"])
         if job["weights"]:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-            answer["description"] = {"tensor": describe_weights(weights)}
+            told["description"] = {"tensor": describe_weights(weights)}
         else:
             inputs = torch.load(job["inputs"], map_location="cpu", weights_only=False) if job["inputs"] else None
-            answer["description"] = describe(reading.read(path, **options).model, inputs)
+            told["description"] = describe(reading.read(path, **options).model, inputs)
     except SurgeryError as error:
-        answer["error"] = error.message
+        told["error"] = error.message
     except Exception as error:  # noqa: BLE001 - a model's own code may raise anything; the parent reports it
-        answer["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
-    Path(job["answer"]).write_text(json.dumps(answer))
-    return 0
+        told["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    Path(job["answer"]).write_text(json.dumps(told))
 
 
 def _function(name: str | None) -> Any:
     if name is None:
         return None
-    import importlib
-
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

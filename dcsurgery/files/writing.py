@@ -6,6 +6,7 @@ temporary file is removed and nothing else has been touched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import warnings
@@ -19,10 +20,12 @@ from torch import nn
 from dcsurgery.errors import BadInput, SurgeryError
 from dcsurgery.files import checkpoints
 from dcsurgery.files.destination import check_output, temporary_beside
-from dcsurgery.files.proof import compare, reread
+from dcsurgery.files.proof import compare, needs_this_process, reread
 from dcsurgery.files.reading import ModelFile
 from dcsurgery.files.unpicklable import find_unpicklable
+from dcsurgery.fresh_process import FreshProcess
 from dcsurgery.identity import fingerprint_of
+from dcsurgery.subclass import original_class
 
 __all__ = ["FORMATS", "save", "write"]
 
@@ -41,6 +44,7 @@ def write(
     check: Check | None = None,
     example_inputs: Any = None,
     format: Format = "auto",
+    process: FreshProcess | None = None,
 ) -> Path:
     """Write a model and prove that it can be read again.
 
@@ -64,6 +68,8 @@ def write(
         If given, the outputs of both must have equal bits.
     format
         ``auto`` (as ``like``, otherwise a module), ``module``, ``checkpoint`` or ``state-dict``.
+    process
+        The process that will read the file, if one was started beforehand; it has ended when this returns.
 
     Returns
     -------
@@ -82,8 +88,9 @@ def write(
     value = _content(model, written, like, record)
     temporary = temporary_beside(path)
     try:
-        _dump(value, temporary, path, model)
-        compare(model, temporary, path, written, like, example_inputs)
+        with _reader(model, like, process) as reader:
+            _dump(value, temporary, path, model)
+            compare(model, temporary, path, written, like, example_inputs, reader)
         if check is not None:
             check(model, reread(temporary, path, like))
         if os.path.lexists(path) and not force:
@@ -110,6 +117,18 @@ def save(model: Any, path: str | Path, format: Format = "auto", *, force: bool =
     if format == "auto" and _can_rebuild(module, surgery):
         format = "checkpoint"
     return write(module, path, record=record, force=force, format=format)
+
+
+def _reader(
+    model: nn.Module, like: ModelFile | None, process: FreshProcess | None
+) -> contextlib.AbstractContextManager[FreshProcess | None]:
+    """Return the process that reads what is written, None where only this one can; it imports while this one writes."""
+    if needs_this_process(model, like):
+        return contextlib.nullcontext()
+    if process is None:
+        process = FreshProcess().start()
+    process.prepare({cls.__module__ for module in model.modules() for cls in {original_class(module)}})
+    return process
 
 
 def _can_rebuild(model: nn.Module, surgery: Any) -> bool:
