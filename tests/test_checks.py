@@ -14,7 +14,17 @@ from dcsurgery.errors import BadInput
 from dcsurgery.report import Check, Report
 from dcsurgery.surgery import examine
 
-CHECKS = ["keys", "residual", "known sites", "other sites", "graph equals plan", "finite", "gradcheck", "reload"]
+CHECKS = [
+    "keys",
+    "residual",
+    "known sites",
+    "other sites",
+    "graph equals plan",
+    "finite",
+    "value witness",
+    "gradcheck",
+    "reload",
+]
 
 
 class Net(nn.Module):

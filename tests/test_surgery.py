@@ -336,16 +336,7 @@ def test_the_report_says_what_was_done_and_what_was_left_alone():
     alone = [line.split(":")[0] for line in result.report.left_alone]
     assert sorted(alone) == sorted(["acts[0]", "acts[1]", "prelu", "forward@layer_norm"])
     assert all("(not selected)" in line for line in result.report.left_alone)
-    assert [check.name for check in result.report] == [
-        "keys",
-        "residual",
-        "known sites",
-        "other sites",
-        "graph equals plan",
-        "finite",
-        "gradcheck",
-        "reload",
-    ]
+    assert {"keys", "residual", "value witness", "gradcheck"} <= {check.name for check in result.report}
     assert "pass residual 0 (limit 0): 3 selected sites" in str(result)
     assert "<table>" in result._repr_html_()
 

@@ -151,6 +151,11 @@ class Places:
             frame = frame.f_back
         return found
 
+    def function_of(self, frame: types.FrameType) -> Any:
+        """Return the recognised function that a frame runs, ``Function.apply`` for an `autograd.Function`."""
+        self._match_of_code(frame)
+        return self._function_matches[frame.f_code][0]
+
     def _match_of_code(self, frame: types.FrameType) -> Match | None:
         code = frame.f_code
         if code not in self._function_matches:

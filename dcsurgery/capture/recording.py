@@ -65,6 +65,7 @@ class Recording:
     inputs: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     rng: dict[str, torch.Tensor] = field(default_factory=dict)
+    functions: dict[Key, Any] = field(default_factory=dict)  # what was called at calls of recognised functions
 
 
 @dataclass
@@ -287,7 +288,7 @@ class Recorder(TorchFunctionMode):
                 key = self._places.slot_key(slots[0])
                 self._count(key, direct, "module")
                 return key
-        wrapped = self._places.recognised_frame(origin, self._stack_paths())
+        wrapped = self._places.recognised_frame(origin, self.running_paths())
         if wrapped is not None:
             through, wrapped_match, outer = wrapped
             if through is not None:
@@ -300,7 +301,7 @@ class Recorder(TorchFunctionMode):
             key = ("fused", top.path if top else "", f"autograd.Function {origin.in_autograd_function.__qualname__}")
             self._count(key, match, "fused", origin, "an autograd.Function's backward would stay as it is")
             return key
-        held = self._places.held_callables(func, origin, self._stack_paths())
+        held = self._places.held_callables(func, origin, self.running_paths())
         if held:
             caller = next((frame for frame in reversed(self._stack) if frame.path == held[0].owner), self._stack[-1])
             slot = self._used(caller, func, held, origin.frames[0] if origin.frames else None)
@@ -309,8 +310,14 @@ class Recorder(TorchFunctionMode):
             return key
         return self._call_event(origin, match, "method" if is_tensor_method(func) else "function")
 
-    def _stack_paths(self) -> list[str]:
+    def running_paths(self) -> list[str]:
+        """Return the paths of the modules whose calls are in progress, the innermost first."""
         return [frame.path for frame in reversed(self._stack)]
+
+    def key_of(self, module: nn.Module) -> Key | None:
+        """Return the site at which a module is being called, None where its forward is called directly."""
+        top = self._stack[-1] if self._stack else None
+        return top.key if top is not None and top.module is module else None
 
     # -- torch functions -------------------------------------------------------------------------------------------------
 
@@ -359,6 +366,8 @@ class Recorder(TorchFunctionMode):
         top = self._stack[-1]
         if frame not in self._compounds:
             key = self._site_of(func, None)
+            if key is not None and key[0] == "call":
+                self.recording.functions[key] = self._places.function_of(frame)
             node = None
             if top.tape is not None:
                 node = top.tape.compound(frame.f_code.co_name, args)

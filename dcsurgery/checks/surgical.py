@@ -14,6 +14,7 @@ from dcsurgery.checks.reload import check_reload
 from dcsurgery.checks.residual import check_known, check_others, check_residual
 from dcsurgery.checks.running import watched
 from dcsurgery.checks.structure import check_keys
+from dcsurgery.checks.values import check_values
 from dcsurgery.errors import BadInput
 from dcsurgery.report import Check
 from dcsurgery.surgery import Surgery
@@ -45,7 +46,7 @@ def check_surgery(
     checks = [check_keys(original, surgery)]
     if example_inputs is None:
         reason = "no example inputs"
-        names = ("residual", "known sites", "other sites", "graph equals plan", "finite", "gradcheck")
+        names = ("residual", "known sites", "other sites", "graph equals plan", "finite", "value witness", "gradcheck")
         checks += [Check(name, "skip", reason=reason) for name in names]
         if plan.unedited:  # known without a run: they are still there
             left = "; ".join(f"{name} (not edited)" for name in plan.unedited)
@@ -66,6 +67,7 @@ def check_surgery(
         check_graphs(before, after, plan),
         check_finite(after.output),
     ]
+    checks.append(check_values(original, edited, plan.edits, before.recording, example_inputs))
     checks += check_edit_derivatives(original, edited, example_inputs, order=1)
     checks.append(check_reload(edited, example_inputs))
     return checks, []

@@ -98,6 +98,7 @@ def follows_the_hand_written_model(name: str) -> None:
     assert surgery.report.ok, str(surgery.report)
     assert len(surgery.plan.edits) == case.edits, str(surgery.plan)
     assert not surgery.plan.unedited
+    assert surgery.report["value witness"].status == "pass", surgery.report["value witness"]
     for training in (True, False):
         for inputs in (case.inputs, *(case.other_inputs or ())):
             edited = copy.deepcopy(surgery.model).train(training)

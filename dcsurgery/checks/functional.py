@@ -1,0 +1,150 @@
+"""A model as a function of its floating inputs and parameters, in float64, with its derivatives."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from dcsurgery.capture.recording import seeded
+from dcsurgery.checks.outputs import named_tensors
+from dcsurgery.copying import copied
+from dcsurgery.example_inputs import arguments, converted, eagerly, fresh
+
+__all__ = ["Derivatives", "Function", "derivatives_of", "in_float64"]
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """Let tensors that a model makes itself be float64, too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@dataclass
+class Function:
+    """A copy of a model in float64, and inputs that derivatives can be taken with respect to.
+
+    Attributes
+    ----------
+    model
+        The copy, in the model's own mode.
+    args, kwargs
+        What it is called with: tensors that depend on ``inputs`` and may be written into.
+    inputs
+        Name to leaf tensor, for every floating input.
+    """
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def of(model: nn.Module, example_inputs: Any) -> Function:
+        """Copy a model and its inputs."""
+        function = Function(copied(model).double(), (), {})
+        function.feed(example_inputs)
+        return function
+
+    def feed(self, example_inputs: Any) -> None:
+        """Make new leaves from example inputs."""
+        self.inputs = {}
+        args, kwargs = arguments(converted(fresh(example_inputs), torch.float64))
+        self.args = tuple(self._leaf(value, f"argument {index}") for index, value in enumerate(args))
+        self.kwargs = {name: self._leaf(value, name) for name, value in kwargs.items()}
+
+    def _leaf(self, value: Any, name: str) -> Any:
+        if isinstance(value, Tensor):
+            if not value.is_floating_point() or value.is_inference():
+                return value
+            leaf = self.inputs[name] = value.detach().requires_grad_()
+            return leaf.clone()
+        if hasattr(value, "apply") and hasattr(value, "keys"):  # a PyG Data or Batch
+            for key, item in value.to_dict().items():
+                if isinstance(item, Tensor) and item.is_floating_point():
+                    value[key] = self._leaf(item, key if name == "argument 0" else f"{name}.{key}")
+            return value
+        paths, spec = pytree.tree_flatten_with_path(value)
+        if len(paths) == 1 and paths[0][0] == ():
+            return value
+        return pytree.tree_unflatten([self._leaf(item, name + pytree.keystr(path)) for path, item in paths], spec)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the parameters that derivatives are taken with respect to."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad and p.numel()}
+
+    def run(self, call: Any = None) -> dict[str, Tensor]:
+        """Return the floating outputs by name; the random state is the same every time."""
+        with seeded(), eagerly(), sdpa_kernel(SDPBackend.MATH), in_float64():
+            output = (call or self.model)(*self.args, **self.kwargs)
+        return {name: t for name, t in named_tensors(output) if t.is_floating_point()}
+
+
+@dataclass
+class Derivatives:
+    """What one run gave.
+
+    Attributes
+    ----------
+    values
+        Outputs by name.
+    orders
+        For each order from 1 on: variable to the derivative of a random combination of the order before.
+    stopped
+        Why there are not more orders, empty if there are.
+    """
+
+    values: dict[str, Tensor]
+    orders: list[dict[str, Tensor]] = field(default_factory=list)
+    stopped: str = ""
+
+
+def derivatives_of(outputs: Mapping[str, Tensor], variables: Mapping[str, Tensor], order: int) -> Derivatives:
+    """Differentiate a random combination of the outputs, then one of its derivatives, and so on.
+
+    Each order is the one before contracted with random numbers, the same ones in every call: two models agree in them
+    only if they agree in the derivatives.
+    """
+    found = Derivatives({name: t.detach() for name, t in outputs.items()})
+    names, leaves = list(variables), list(variables.values())
+    current = dict(outputs)
+    for n in range(1, order + 1):
+        scalar = _combination(current, seed=n)
+        if scalar is None:
+            found.stopped = f"nothing depends on the inputs or parameters in a way that has a derivative of order {n}"
+            break
+        try:
+            gradients = torch.autograd.grad(scalar, leaves, create_graph=n < order, allow_unused=True)
+        except (RuntimeError, NotImplementedError) as error:
+            if "out of memory" in str(error).lower() or "not enough memory" in str(error):
+                raise
+            found.stopped = f"an operator has no derivative of order {n}: {(str(error).splitlines() or [''])[0][:120]}"
+            break
+        current = {
+            name: torch.zeros_like(leaf) if gradient is None else gradient
+            for name, leaf, gradient in zip(names, leaves, gradients, strict=True)
+        }
+        found.orders.append({name: t.detach() for name, t in current.items()})
+    return found
+
+
+def _combination(tensors: Mapping[str, Tensor], seed: int) -> Tensor | None:
+    generator = torch.Generator().manual_seed(seed)
+    total: Tensor | None = None
+    for tensor in tensors.values():
+        weights = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+        if tensor.requires_grad and tensor.numel():
+            part = (weights * tensor).sum()
+            total = part if total is None else total + part
+    return total

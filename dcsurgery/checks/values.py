@@ -1,0 +1,154 @@
+"""The edited model computes what the original computes with other kernels: values and derivatives, to rounding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcsurgery.capture.recording import Recording
+from dcsurgery.checks.functional import Derivatives, Function, derivatives_of
+from dcsurgery.checks.outputs import refusal
+from dcsurgery.errors import BadInput
+from dcsurgery.plans import Edit
+from dcsurgery.report import Check
+from dcsurgery.witness import Witness
+
+__all__ = ["Deviation", "check_values", "largest_deviation"]
+
+NAME = "value witness"
+LIMIT = 1e-12
+_SMALL = 1e-3  # of the largest: a smaller tensor is compared on this scale
+_ORDERS = ("values", "1st derivatives", "2nd derivatives", "3rd derivatives")
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """The largest relative deviation of one set of tensors, and where it is."""
+
+    figure: float
+    place: str = ""
+
+
+def largest_deviation(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Deviation:
+    """Compare tensors by name; each on the scale of its largest value, small ones on that of the largest of all."""
+    largest = max((float(t.abs().max()) for t in expected.values() if t.numel()), default=0.0)
+    worst = Deviation(0.0)
+    for name, tensor in expected.items():
+        other = found.get(name)
+        if other is None or other.shape != tensor.shape:
+            shape = "missing" if other is None else f"of shape {tuple(other.shape)}"
+            return Deviation(math.inf, f"{name} is {shape}, expected {tuple(tensor.shape)}")
+        if not tensor.numel():
+            continue
+        scale = max(float(tensor.abs().max()), _SMALL * largest)
+        difference = (other.detach() - tensor).abs()
+        figure = float(difference.max()) / scale if scale else (math.inf if bool(difference.any()) else 0.0)
+        figure = math.inf if math.isnan(figure) else figure
+        if figure > worst.figure:
+            index = tuple(int(i) for i in torch.unravel_index(difference.nan_to_num(math.inf).argmax(), tensor.shape))
+            worst = Deviation(figure, f"{name}{list(index) if index else ''}")
+    return worst
+
+
+def check_values(
+    original: nn.Module,
+    edited: nn.Module,
+    edits: Collection[Edit],
+    recording: Recording,
+    example_inputs: Any,
+    order: int = 3,
+) -> Check:
+    """Compare the edited model with the value witness, in float64.
+
+    Parameters
+    ----------
+    original, edited
+        The models.
+    edits
+        What was edited.
+    recording
+        A recorded run of the original.
+    example_inputs
+        See `take_census`.
+    order
+        Highest derivative.
+    """
+    try:
+        witnessed, edited_one = Function.of(original, example_inputs), Function.of(edited, example_inputs)
+    except BadInput as error:
+        return Check(NAME, "skip", reason=error.message)
+    both = [name for name in witnessed.parameters() if name in edited_one.parameters()]
+    try:
+        expected, missed = _witnessed(witnessed, edits, recording, example_inputs, both, order)
+    except Exception as error:  # noqa: BLE001 - a model may refuse float64 in any way
+        _raise_if_memory(error)
+        return Check(NAME, "skip", reason=f"the original does not run in float64 ({_first_line(error)})")
+    if missed:
+        told = "; ".join(f"{name}: {reason}" for name, reason in list(missed.items())[:3])
+        return Check(NAME, "skip", reason=f"{len(missed)} sites have no witness: {told}")
+    reason = refusal(expected.values)
+    if reason:
+        return Check(NAME, "skip", reason=f"{reason}: a comparison would show nothing")
+    try:
+        found = _derivatives(edited_one, edited_one.run(), both, order)
+    except Exception as error:  # noqa: BLE001
+        _raise_if_memory(error)
+        return Check(
+            NAME, "fail", None, LIMIT, f"the original runs in float64, the edited model does not ({_first_line(error)})"
+        )
+    return _compare(found, expected)
+
+
+def _witnessed(
+    function: Function,
+    edits: Collection[Edit],
+    recording: Recording,
+    example_inputs: Any,
+    names: list[str],
+    order: int,
+) -> tuple[Derivatives, dict[str, str]]:
+    with Witness(function.model, edits, recording, example_inputs) as witness:
+        # Derivatives inside, too: checkpointed parts run again for them.
+        expected = _derivatives(function, function.run(witness), names, order)
+    return expected, witness.missed()
+
+
+def _derivatives(function: Function, outputs: dict[str, Tensor], names: list[str], order: int) -> Derivatives:
+    parameters = function.parameters()
+    return derivatives_of(outputs, {**function.inputs, **{name: parameters[name] for name in names}}, order)
+
+
+def _compare(found: Derivatives, expected: Derivatives) -> Check:
+    told, worst = [], Deviation(0.0)
+    pairs = [(found.values, expected.values), *zip(found.orders, expected.orders, strict=False)]
+    for what, (mine, theirs) in zip(_ORDERS, pairs, strict=False):
+        if any(not bool(torch.isfinite(t).all()) for t in theirs.values()):
+            told.append(f"{what}: the witness's are not finite")
+            break
+        deviation = largest_deviation(mine, theirs)
+        if deviation.figure > LIMIT:
+            return Check(NAME, "fail", deviation.figure, LIMIT, f"{what} differ at {deviation.place}")
+        told.append(f"{what} {deviation.figure:.1e}")
+        worst = max(worst, deviation, key=lambda d: d.figure)
+    else:
+        if len(found.orders) < len(expected.orders) and any(
+            bool(t.any()) for t in expected.orders[len(found.orders)].values()
+        ):
+            return Check(NAME, "fail", None, LIMIT, f"the edited model has fewer derivatives: {found.stopped}")
+        if expected.stopped:
+            told.append(expected.stopped)
+    return Check(NAME, "pass", worst.figure, LIMIT, ", ".join(told))
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
+
+
+def _raise_if_memory(error: Exception) -> None:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
+        raise error
