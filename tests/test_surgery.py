@@ -277,7 +277,7 @@ def test_a_failed_check_undoes_an_edit_in_place():
     torch.manual_seed(0)
     model = Breaks()
     before = snapshot(model)
-    with pytest.raises(CheckFailed, match="check 'finite' failed: 2 values") as error:
+    with pytest.raises(CheckFailed, match="check 'finite' failed: output: 2 values") as error:
         dcs.transform(model, example_inputs=(torch.zeros(1, 2),), inplace=True)
     assert_same(before, snapshot(model), versions=False)
     assert error.value.exit_code == 1
