@@ -6,7 +6,7 @@ import difflib
 import inspect
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from dcsurgery.errors import BadInput
+from dcsurgery.zoo.ocp import fairchem
 from dcsurgery.zoo.writing import replacing
 
-__all__ = ["Entry", "available", "build", "build_from_config", "config_of", "save_checkpoint"]
+__all__ = ["Entry", "available", "build", "build_from_config", "config_of", "edited_config", "save_checkpoint"]
 
 #: Constructor values of type int that may be 0; all others are at least 1.
 _MAY_BE_ZERO = frozenset(
@@ -239,7 +240,8 @@ def build_from_config(config: Mapping[str, Any]) -> nn.Module:
     ----------
     config
         ``{"model": NAME, ...constructor values}`` or ``{"model": NAME, "model_attributes": {...}, ...}``; in the second
-        form, entries beside ``model_attributes`` are not read.
+        form, entries beside ``model_attributes`` are not read. The config of a fairchem trainer is recognized by its
+        other entries and builds fairchem's own model (`dcsurgery.zoo.ocp.fairchem`).
 
     Raises
     ------
@@ -248,6 +250,8 @@ def build_from_config(config: Mapping[str, Any]) -> nn.Module:
     """
     if not isinstance(config, Mapping):
         raise BadInput(f"config must be a mapping, got {type(config).__name__}", where="config")
+    if fairchem.is_trainer_config(config):
+        return fairchem.build(config)
     if not isinstance(config.get("model"), str):
         raise BadInput("no entry 'model' with a name", where="config", fix=f"there are: {', '.join(sorted(_ENTRIES))}")
     # With model_attributes, the entries beside it are the trainer's (optimizer, data set, ...).
@@ -255,6 +259,15 @@ def build_from_config(config: Mapping[str, Any]) -> nn.Module:
     if not isinstance(values, Mapping):
         raise BadInput(f"model_attributes must be a mapping, got {type(values).__name__}", where="config")
     return _construct(_entry(config["model"]), dict(values))
+
+
+def edited_config(config: Mapping[str, Any], plans: Sequence[str]) -> Mapping[str, Any]:
+    """Return the config that an edited checkpoint gets.
+
+    A fairchem trainer's is changed, so that fairchem's own loaders build the edited model, too; any other stays, since
+    only `dcsurgery.load` reads it, which repeats the recorded ``plans`` (YAML) itself.
+    """
+    return fairchem.edited_config(config, plans) if fairchem.is_trainer_config(config) else config
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -146,6 +147,7 @@ def _operate(
             begin("checking" if to.verify else "not checking")
             examine(read.model, surgery, census, example_inputs, verify=to.verify)
             keep = surgery.report.ok or to.keep_failed
+            _tell_training_state(read, surgery)
             begin(f"writing {to.model}, and reading it again" if keep else "not writing")
             if keep:
                 _write(read, surgery, to, example_inputs, process)
@@ -163,6 +165,17 @@ def _operate(
     _show(screen, surgery, to, keep)
     screen.document(document)
     return code
+
+
+def _tell_training_state(read: ModelFile, surgery: Surgery) -> None:
+    """Add to the report what a checkpoint's optimizer and moving average lose, and whose scale C stands beside."""
+    from dcsurgery.files.training_state import fit_training_state, note_on_normalizers
+
+    if read.kind == "checkpoint":
+        _, notes = fit_training_state(read.entries, read.model, surgery.model)
+        if any(edit.action == "rescale" for edit in surgery.plan.edits):
+            notes = (*notes, *note_on_normalizers(read.entries))
+        surgery.report = dataclasses.replace(surgery.report, warnings=(*surgery.report.warnings, *notes))
 
 
 def _write(read: ModelFile, surgery: Surgery, to: Destination, example_inputs: Any, process: FreshProcess) -> None:

@@ -34,7 +34,8 @@ __all__ = [
 
 RECORD = "dcsurgery"
 _FORMAT = 1
-_PREFIXES = ("", "module.", "module.module.")  # what DataParallel, once or twice, leaves behind
+# What torch.compile and (Distributed)DataParallel, one around the other, leave before every key.
+_WRAPPERS = ("module.", "_orig_mod.")
 _SHOWN = 3
 
 Builder = Callable[[dict[str, Any]], nn.Module]
@@ -96,8 +97,10 @@ def build_model(entries: Mapping[str, Any], where: str) -> nn.Module:
         If nothing can build the model, or a recorded edit does not fit it.
     """
     build = builder() or _zoo().build_from_config
+    record = entries.get(RECORD)
+    config = record.get("config", entries["config"]) if isinstance(record, dict) else entries["config"]
     try:
-        model = build(entries["config"])
+        model = build(config)
     except SurgeryError as error:
         raise BadInput(error.message, where=where, fix=error.fix) from None
     except (TypeError, ValueError, KeyError) as error:
@@ -106,7 +109,7 @@ def build_model(entries: Mapping[str, Any], where: str) -> nn.Module:
             where=where,
             fix="correct the file's 'config' entry",
         ) from None
-    for plan in _plans(entries.get(RECORD), where):
+    for plan in _plans(record, where):
         try:
             model = (replayer() or _apply)(model, plan)
         except SurgeryError as error:
@@ -156,7 +159,8 @@ def add_record(entries: dict[str, Any], record: Mapping[str, Any]) -> None:
     Parameters
     ----------
     entries
-        The checkpoint's entries; changed.
+        The checkpoint's entries; changed. A config by which other programs build the model becomes one of the edited
+        model, and the record keeps the original's.
     record
         Plain values; ``plan`` is the plan as YAML, ``key_map`` (optional) which keys of the state dict went and came.
 
@@ -168,8 +172,14 @@ def add_record(entries: dict[str, Any], record: Mapping[str, Any]) -> None:
     if type(record.get("plan")) is not str:
         raise BadInput("the record of a surgery needs its plan", fix="pass {'plan': plan.to_yaml(), …}")
     old = entries.get(RECORD)
-    surgeries = list(old["surgeries"]) if old else []
-    entries[RECORD] = {"format": _FORMAT, "version": __version__, "surgeries": [*surgeries, dict(record)]}
+    surgeries = [*(old["surgeries"] if old else []), dict(record)]
+    entries[RECORD] = {"format": _FORMAT, "version": __version__, "surgeries": surgeries}
+    if builder() is None:
+        config = (old or {}).get("config", entries["config"])
+        edited = _zoo().edited_config(config, [surgery["plan"] for surgery in surgeries])
+        if edited is not config:
+            entries["config"] = edited
+            entries[RECORD]["config"] = config
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
@@ -191,13 +201,15 @@ def config_of(model: nn.Module) -> dict[str, Any]:
 
 def prefix_of(keys: list[str], expected: list[str]) -> str:
     """Return the prefix that a parallel wrapper left on a state dict's keys."""
-    for prefix in _PREFIXES:
-        if {f"{prefix}{key}" for key in expected} == set(keys):
-            return prefix
-    # Nothing fits; strip what is certainly a wrapper's, so that the message names the real difference.
-    if any(key.startswith("module.") for key in expected):
-        return ""
-    return [prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in keys)][-1]
+    given, prefix = set(keys), ""
+    while {f"{prefix}{key}" for key in expected} != given:
+        longer = [f"{prefix}{wrapper}" for wrapper in _WRAPPERS]
+        found = [candidate for candidate in longer if given and all(key.startswith(candidate) for key in given)]
+        if not found:
+            # Nothing fits; what is certainly a wrapper's is stripped, so that the message names the real difference.
+            return "" if any(key.startswith(_WRAPPERS) for key in expected) else prefix
+        (prefix,) = found
+    return prefix
 
 
 def load_weights(model: nn.Module, weights: Any, where: str) -> str:

@@ -22,6 +22,7 @@ from dcsurgery.files import checkpoints
 from dcsurgery.files.destination import check_output, temporary_beside
 from dcsurgery.files.proof import compare, needs_this_process, reread
 from dcsurgery.files.reading import ModelFile
+from dcsurgery.files.training_state import fit_training_state
 from dcsurgery.files.unpicklable import find_unpicklable
 from dcsurgery.fresh_process import FreshProcess
 from dcsurgery.identity import fingerprint_of
@@ -159,7 +160,10 @@ def _content(model: nn.Module, written: str, like: ModelFile | None, record: Map
     if written == "state-dict":
         return model.state_dict()
     from_checkpoint = like is not None and like.kind == "checkpoint"
-    entries = dict(like.entries) if like is not None and from_checkpoint else {"config": checkpoints.config_of(model)}
+    if like is not None and from_checkpoint:
+        entries, _ = fit_training_state(like.entries, like.model, model)
+    else:
+        entries = {"config": checkpoints.config_of(model)}
     if record is not None:
         checkpoints.add_record(entries, record)
     prefix = like.key_prefix if like is not None else ""
