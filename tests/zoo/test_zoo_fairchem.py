@@ -40,6 +40,10 @@ def test_both_layouts_of_a_config_build_the_same_model():
     old = fairchem.build({"model": name, "model_attributes": {**values, "scale_file": "gone.pt"}})
     assert zoo.config_of(new) == zoo.config_of(old)
     assert fairchem.is_trainer_config({"model": "schnet", "model_attributes": values, "cmd": {}})
+    assert fairchem.is_trainer_config({"model": "schnet", "model_attributes": values})
+    assert fairchem.is_trainer_config({"model": "painn", "model_attributes": {}})
+    # SchNet of the zoo's own registry.
+    assert not fairchem.is_trainer_config({"model": "schnet", "model_attributes": {"cutoff": 5.0}, "optim": {}})
     assert not fairchem.is_trainer_config({"model": "cgconv-bn", "model_attributes": {}})
     assert not fairchem.is_trainer_config({"model": "cgconv-bn", "num_gaussians": 3})
 

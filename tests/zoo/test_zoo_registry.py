@@ -120,7 +120,7 @@ def test_wrong_constructor_values_are_named(name, values, message):
     [
         ([], "config must be a mapping, got list"),
         ({}, "no entry 'model'"),
-        ({"model": {"name": "schnet"}}, "no entry 'model'"),
+        ({"model": {"nme": "schnet"}}, "no entry 'model'"),
         ({"model": "schnet", "model_attributes": [1]}, "model_attributes must be a mapping"),
         ({"model": "schnet", "optim": 1}, "no constructor value 'optim'"),
     ],

@@ -49,6 +49,8 @@ _INSTALL = 'pip install "dcsurgery[ocp]"'
 _DEAD = {"num_atoms": None, "bond_feat_dim": None, "num_targets": 1}
 # Entries of a config that only a trainer writes.
 _TRAINER_ENTRIES = ("cmd", "trainer")
+# Constructor values by which every model of fairchem is told how to find neighbours and whether to return forces.
+_GRAPH_VALUES = frozenset({"otf_graph", "use_pbc", "regress_forces"})
 
 
 def version() -> str | None:
@@ -102,12 +104,16 @@ def _quiet() -> Iterator[None]:
 
 def is_trainer_config(config: Mapping[str, Any]) -> bool:
     """Return whether a checkpoint's ``config`` is of a fairchem trainer, of this or an older layout."""
-    model = config.get("model")
+    model, values = config.get("model"), config.get("model_attributes")
     if isinstance(model, Mapping):
         return "name" in model
-    return isinstance(model, str) and (
-        any(key in config for key in _TRAINER_ENTRIES)
-        or ("model_attributes" in config and (model in MODELS or model == EDITED))
+    if not isinstance(model, str):
+        return False
+    if any(key in config for key in _TRAINER_ENTRIES) or model == EDITED:
+        return True
+    # SchNet is also a model of the zoo's registry, with other constructor values.
+    return (
+        model in MODELS and isinstance(values, Mapping) and (model != "schnet" or not _GRAPH_VALUES.isdisjoint(values))
     )
 
 
