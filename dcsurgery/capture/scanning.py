@@ -350,13 +350,18 @@ def _plain(raw: Any) -> Any:
 
 def unwrapped(function: Any) -> list[types.FunctionType]:
     """Return a function and those of the same name that decorators wrapped into it."""
-    if not isinstance(function, types.FunctionType):
-        return []
-    inner = []
-    for cell in function.__closure__ or ():
-        try:
-            inner.append(cell.cell_contents)
-        except ValueError:
+    found: list[types.FunctionType] = []
+    below = [function] if isinstance(function, types.FunctionType) else []
+    while below:
+        wrapper = below.pop(0)
+        if any(wrapper is f for f in found):  # a wrapper may hold itself
             continue
-    named = (f for f in inner if isinstance(f, types.FunctionType) and f.__name__ == function.__name__)
-    return [function, *(below for f in named for below in unwrapped(f))]
+        found.append(wrapper)
+        for cell in wrapper.__closure__ or ():
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                continue
+            if isinstance(value, types.FunctionType) and value.__name__ == function.__name__:
+                below.append(value)
+    return found

@@ -58,7 +58,7 @@ def build(case: Case) -> tuple[nn.Module, Any]:
     kink, and behind a zero weight there is no gradient to compare.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         model = case.model().to(case.dtype).train(case.training)
         inputs = case.inputs()
         for parameter in model.parameters():

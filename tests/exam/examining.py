@@ -60,7 +60,7 @@ def judge(case: Case) -> Verdict:
 
     Nothing that dcsurgery does raises here; a model that does not run before it was edited does.
     """
-    begin = time.monotonic()
+    begin = time.process_time()
     model, inputs = build(case)
     before = {mode: bits(model, inputs, training=mode) for mode in (True, False)}
     state = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
@@ -69,7 +69,7 @@ def judge(case: Case) -> Verdict:
         surgery = _operate(model, inputs, case)
     except SurgeryError as error:
         found.append(Judgement("residual", "fail", f"{type(error).__name__}: {error}"))
-        return Verdict(case, _merged(found), time.monotonic() - begin)
+        return Verdict(case, _merged(found), time.process_time() - begin)
     found += [
         _judged("sites", lambda: _sites(surgery, case, inputs, before)),
         *_reported(surgery),
@@ -77,13 +77,13 @@ def judge(case: Case) -> Verdict:
         _judged("undo", lambda: _undo(model, inputs, before, surgery)),
         _judged("reload", lambda: _reload(model, inputs, surgery)),
     ]
-    if time.monotonic() - begin > _LIMIT:
+    if time.process_time() - begin > _LIMIT:
         found.append(Judgement("double backward", "skip", f"the case has taken more than {_LIMIT:g} s"))
     elif case.dtype != torch.float64:
         found.append(Judgement("double backward", "skip", "the model does not run in float64"))
     else:
         found.append(_judged("double backward", lambda: _double_backward(model, inputs, surgery)))
-    return Verdict(case, _merged(found), time.monotonic() - begin)
+    return Verdict(case, _merged(found), time.process_time() - begin)
 
 
 def _merged(found: list[Judgement]) -> tuple[Judgement, ...]:

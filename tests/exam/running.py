@@ -65,7 +65,7 @@ def _run(
 
     args, kwargs = arguments(mapped(inputs, variable))
     with torch.random.fork_rng(devices=[]), preserved(model):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         outputs = list(tensors(model(*args, **kwargs)))
     return outputs, leaves + [p for p in model.parameters() if p.requires_grad]
 
@@ -85,11 +85,13 @@ def bits(model: nn.Module, inputs: Any, *, training: bool) -> list[Tensor | None
     modes = {module: module.training for module in model.modules()}
     model.train(training)
     try:
-        try:
-            outputs, leaves = _run(model, inputs)
-        except RuntimeError:  # some operators refuse inputs that have gradients
-            outputs, leaves = _run(model, inputs, differentiable=False)
-        return [*outputs, *_gradients(outputs, leaves)]
+        for differentiable in (True, False):  # some operators refuse inputs that have gradients
+            try:
+                outputs, leaves = _run(model, inputs, differentiable=differentiable)
+                return [*outputs, *_gradients(outputs, leaves)]
+            except RuntimeError:
+                continue
+        return list(_run(model, inputs, differentiable=False)[0])  # some models have no gradients at all
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -1,0 +1,13 @@
+"""The exam on model families of the transformers library."""
+
+import pytest
+
+from exam.scoring import sit
+from exam.transformers_models import transformers_cases
+
+pytestmark = [pytest.mark.exam]
+
+
+@pytest.mark.parametrize("case", list(transformers_cases()), ids=lambda case: case.name)
+def test_transformers_model(case):
+    sit(case)
