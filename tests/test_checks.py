@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dcsurgery as dcs
+from dcsurgery.checks.derivatives import check_derivatives
 from dcsurgery.errors import BadInput
 from dcsurgery.report import Check, Report
 from dcsurgery.surgery import examine
@@ -287,6 +288,24 @@ def test_finite_counts_nan_and_infinity():
     assert report["finite"].figure == 10
     assert report["gradcheck"].status == "skip"
     assert report["gradcheck"].reason == "the output is not finite"
+
+
+def test_a_failed_gradcheck_does_not_run_a_large_model_for_every_parameter():
+    class Large(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(100, 100)
+
+        def forward(self, x):
+            return self.layer(x) + self.layer(x).detach()
+
+    model = Large()
+    counted = []
+    model.layer.register_forward_hook(lambda *_: counted.append(1))
+    check = check_derivatives(model, (torch.randn(2, 100, generator=torch.Generator().manual_seed(0)),))[0]
+    assert check.status == "fail"
+    assert "along a random direction" in check.reason
+    assert len(counted) < 200
 
 
 def test_gradcheck_sees_a_wrong_backward():

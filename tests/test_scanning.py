@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,23 @@ def test_a_module_without_source_of_its_own_has_no_calls():
     )
     model = scope["M"]()
     assert scan(model, "", Places(model)) == {}
+
+
+def test_a_wrapper_that_holds_itself_is_looked_at_once():
+    def hooked(function):
+        @functools.wraps(function)
+        def wrapper(self, x, depth=0):
+            return wrapper(self, x, depth + 1) if depth < 1 else function(self, x)
+
+        return wrapper
+
+    class Hooked(Net):
+        @hooked
+        def forward(self, x):
+            return self.b(F.silu(self.a(x)))
+
+    assert [site.operator for site in take_census(Hooked())] == ["silu"]
+    assert len(unwrapped(Hooked.forward)) == 2
 
 
 def test_decorated_functions_are_looked_through_by_name():

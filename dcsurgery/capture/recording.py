@@ -427,5 +427,5 @@ def _detached(value: Any) -> Any:
 def seeded(seed: int = 0) -> Iterator[None]:
     """Run with a fixed random state and leave the caller's as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change the generators of other devices, too
         yield

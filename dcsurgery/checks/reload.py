@@ -28,10 +28,10 @@ def check_reload(edited: nn.Module, example_inputs: Any) -> Check:
             "reload", "skip", reason=f"the model's class cannot be pickled ({type(error).__name__}: {text[:100]})"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         with preserved(edited):
             first = list(tensors_of(call(edited, example_inputs)))
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         second = list(tensors_of(call(restored, example_inputs)))
     same = len(first) == len(second) and all(equal(a, b) for a, b in zip(first, second, strict=True))
     return Check(

@@ -158,7 +158,9 @@ def operator_cases() -> Iterator[Case]:
         for title, attribute, body in _forms(info.name):
             name = f"Model{len(kinds)}"
             source.append(_SOURCE.format(name=name, attribute=attribute, body=body))
-            kinds.append((name, f"{info.name}{info.variant_test_name and ' '}{info.variant_test_name}, {title}", info, chosen))
+            kinds.append(
+                (name, f"{info.name}{info.variant_test_name and ' '}{info.variant_test_name}, {title}", info, chosen)
+            )
     module = _imported("".join(source))
     for name, title, info, samples in kinds:
         cls = getattr(module, name)
@@ -166,9 +168,7 @@ def operator_cases() -> Iterator[Case]:
             if _agrees(cls, info, sample):
                 edits = int(info.name.rpartition(".")[2] in ACTIVATION_OPERATORS | NORM_OPERATORS)
                 inputs = (sample.input, tuple(sample.args), dict(sample.kwargs))
-                yield Case(
-                    "torch operators", f"{title} {index}", cls, functools.partial(_same, inputs), edits=edits
-                )
+                yield Case("torch operators", f"{title} {index}", cls, functools.partial(_same, inputs), edits=edits)
 
 
 def _same(inputs: Any) -> Any:
