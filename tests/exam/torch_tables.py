@@ -26,23 +26,86 @@ __all__ = ["module_cases", "operator_cases"]
 
 # What has to be edited, written out: not taken from the catalog, which is what is examined here.
 ACTIVATION_MODULES = frozenset(
-    "CELU ELU GELU Hardshrink Hardswish Hardtanh LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 SELU SiLU Softplus "
-    "Softshrink Softsign Tanh Tanhshrink Threshold".split()
+    [
+        "CELU",
+        "ELU",
+        "GELU",
+        "Hardshrink",
+        "Hardswish",
+        "Hardtanh",
+        "LeakyReLU",
+        "LogSigmoid",
+        "Mish",
+        "PReLU",
+        "ReLU",
+        "ReLU6",
+        "SELU",
+        "SiLU",
+        "Softplus",
+        "Softshrink",
+        "Softsign",
+        "Tanh",
+        "Tanhshrink",
+        "Threshold",
+    ]
 )
 NORM_MODULES = frozenset(
-    "BatchNorm1d BatchNorm2d BatchNorm3d GroupNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d LayerNorm "
-    "LocalResponseNorm RMSNorm".split()
+    [
+        "BatchNorm1d",
+        "BatchNorm2d",
+        "BatchNorm3d",
+        "GroupNorm",
+        "InstanceNorm1d",
+        "InstanceNorm2d",
+        "InstanceNorm3d",
+        "LayerNorm",
+        "LocalResponseNorm",
+        "RMSNorm",
+    ]
 )
 COMPOSED_MODULES = frozenset(
-    "GRU GRUCell LSTM LSTMCell RNN RNNCell Transformer TransformerDecoderLayer TransformerEncoder "
-    "TransformerEncoderLayer".split()
+    [
+        "GRU",
+        "GRUCell",
+        "LSTM",
+        "LSTMCell",
+        "RNN",
+        "RNNCell",
+        "Transformer",
+        "TransformerDecoderLayer",
+        "TransformerEncoder",
+        "TransformerEncoderLayer",
+    ]
 )
 ACTIVATION_OPERATORS = frozenset(
-    "celu elu gelu hardshrink hardswish hardtanh leaky_relu logsigmoid mish prelu relu relu6 rrelu selu silu softplus "
-    "softshrink softsign tanh tanhshrink threshold".split()
+    [
+        "celu",
+        "elu",
+        "gelu",
+        "hardshrink",
+        "hardswish",
+        "hardtanh",
+        "leaky_relu",
+        "logsigmoid",
+        "mish",
+        "prelu",
+        "relu",
+        "relu6",
+        "rrelu",
+        "selu",
+        "silu",
+        "softplus",
+        "softshrink",
+        "softsign",
+        "tanh",
+        "tanhshrink",
+        "threshold",
+    ]
 )
-NORM_OPERATORS = frozenset("batch_norm group_norm instance_norm layer_norm local_response_norm rms_norm".split())
-GATE_OPERATORS = frozenset("sigmoid hardsigmoid glu".split())
+NORM_OPERATORS = frozenset(
+    ["batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"]
+)
+GATE_OPERATORS = frozenset(["sigmoid", "hardsigmoid", "glu"])
 
 
 class Holder(nn.Module):
