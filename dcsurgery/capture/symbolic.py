@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from collections import Counter
 from typing import Any
 
@@ -28,6 +29,7 @@ class _ShallowTracer(fx.Tracer):
         self._path = path
         self._places = places
         self._turns: Counter[int] = Counter()  # id(shared child) -> calls so far
+        self._compounds: list[types.FrameType] = []  # calls of functions that are activations as a whole
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return True
@@ -40,7 +42,16 @@ class _ShallowTracer(fx.Tracer):
                 node.meta["dcs_key"] = self._module_key(child, target)
         elif kind in ("call_function", "call_method") and target is not irelu:
             self._mark(node, kind, target)
+            self._mark_compound(node)
         return node
+
+    def _mark_compound(self, node: fx.Node) -> None:
+        """Leave on a node of which call of a user's activation it is a part, as name and number."""
+        frame = self._places.compound_frame(sys._getframe(2))
+        if frame is not None:
+            if frame not in self._compounds:
+                self._compounds.append(frame)
+            node.meta["dcs_compound"] = (frame.f_code.co_name, self._compounds.index(frame))
 
     def _module_key(self, child: nn.Module, target: str) -> tuple[Any, ...]:
         """Return the slot that was called: torch.fx names the first path, whichever was used."""
