@@ -13,7 +13,7 @@ from dcsurgery.census import Census, site_key, take_census
 from dcsurgery.diffing.diff import Change, Diff
 from dcsurgery.diffing.drawing import Drawn, draw
 from dcsurgery.diffing.editlog import Logged, read_log
-from dcsurgery.diffing.matching import Pairs, pair_nodes
+from dcsurgery.diffing.matching import Edits, Pairs, pair_nodes
 from dcsurgery.diffing.network import ROOT, Node
 from dcsurgery.models import as_module
 from dcsurgery.rescale_graph import BUFFER
@@ -43,11 +43,13 @@ def compare(before: nn.Module, after: nn.Module, example_inputs: Any = None) -> 
         If a model is none, or does not accept the inputs.
     """
     models = [as_module(before), as_module(after)]
-    drawn, censuses = [], []
-    for model in models:
-        census = take_census(model, example_inputs)
-        censuses.append(census)
-        drawn.append(draw(model, census, example_inputs))
+    # With inputs, both models are seen as they ran: two methods of capture would draw equal bodies differently.
+    censuses = [take_census(model, example_inputs, graphs=example_inputs is None) for model in models]
+    opaque = [{c.path for c in census.captures if c.graph is None} for census in censuses]
+    closed = opaque[0] ^ opaque[1] if example_inputs is None else set()
+    drawn = [
+        draw(model, census, example_inputs, closed=closed) for model, census in zip(models, censuses, strict=True)
+    ]
     return _Comparison(drawn[0], drawn[1], censuses[0]).diff()
 
 
@@ -61,20 +63,25 @@ class _Comparison:
         self._old, self._new = old, new
         self._sites: dict[Key, Site] = {site_key(site.place): site for site in census}
         self._log: dict[Key, Logged] = read_log(self._sites, old, new)
-        self._pairs: Pairs = pair_nodes(old.network, new.network, self._known())
+        self._pairs: Pairs = pair_nodes(old.network, new.network, self._edits())
         self._sources = [old.network.sources(), new.network.sources()]
 
-    def _known(self) -> Iterator[tuple[str, str]]:
-        """Yield nodes that are pairs because an edit says so: the site's calls, before and after, in their order."""
+    def _edits(self) -> Edits:
+        """Return what the log says about nodes; calls of one site are pairs in their order."""
         places: tuple[dict[Key, list[str]], dict[Key, list[str]]] = (defaultdict(list), defaultdict(list))
         for found, drawn in zip(places, (self._old, self._new), strict=True):
             for id_, key in drawn.keys.items():
                 if drawn.network.nodes[id_].kind in ("operator", "call"):
                     found[key].append(id_)
+        pairs, deleted, replaced = [], set(), set()
         for key, logged in self._log.items():
             mine, theirs = places[0][key], places[1][key]
+            (replaced if logged.after else deleted).update(mine)
             if logged.after and key[0] == "call" and len(mine) == len(theirs):
-                yield from zip(mine, theirs, strict=True)
+                pairs += zip(mine, theirs, strict=True)
+            if not logged.after:
+                deleted.update(id_ for id_, k in self._old.keys.items() if k == key)
+        return Edits(tuple(pairs), frozenset(deleted), frozenset(replaced), self._new.edited)
 
     def diff(self) -> Diff:
         """Return the changes in the order of the module tree."""
@@ -216,7 +223,7 @@ class _Comparison:
         if smaller and same < _UNRELATED * smaller:
             yield f"these models have little in common: {same} of {smaller} nodes are the same"
         for name, drawn in (("before", self._old), ("after", self._new)):
-            closed = [n for n in drawn.network.nodes.values() if n.kind == "module" and n.method == "opaque"]
+            closed = [n for n in drawn.network.nodes.values() if n.method == "opaque"]
             for node in closed[:3]:
                 yield f"{name}: the body of {node.id} is not shown: {node.reason or 'it could not be captured'}"
             if len(closed) > 3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dcsurgery.calls import pass_on
-from dcsurgery.capture.graphs import Key, ModuleGraph, key_of
+from dcsurgery.activations import irelu
+from dcsurgery.capture.graphs import REPLACED, Key, ModuleGraph, key_of
 from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.recording import seeded
@@ -39,12 +41,15 @@ class Drawn:
         The network.
     keys
         Node id to the key of its site, also where an edit stands at the site now.
-    model, tree
-        The live model.
+    edited
+        Ids of operators that an edit put in.
+    model, tree, aliases
+        The live model, its module tree, and the canonical path of every path.
     """
 
     network: Network
     keys: dict[str, Key]
+    edited: frozenset[str]
     model: nn.Module
     tree: Tree
     aliases: dict[str, str] = field(default_factory=dict)
@@ -67,7 +72,7 @@ def label_of(value: Any) -> str:
     return str(getattr(inner, "__name__", type(value).__name__))
 
 
-def draw(model: nn.Module, census: Census, example_inputs: Any = None) -> Drawn:
+def draw(model: nn.Module, census: Census, example_inputs: Any = None, closed: Collection[str] = ()) -> Drawn:
     """Draw a model.
 
     Parameters
@@ -78,13 +83,16 @@ def draw(model: nn.Module, census: Census, example_inputs: Any = None) -> Drawn:
         Its sites and captures.
     example_inputs
         What the census was taken with: the model is run once more to count floating-point operations.
+    closed
+        Paths of modules whose bodies are not drawn.
     """
-    return _Drawing(model, census).draw(example_inputs)
+    return _Drawing(model, census, closed).draw(example_inputs)
 
 
 class _Drawing:
-    def __init__(self, model: nn.Module, census: Census) -> None:
+    def __init__(self, model: nn.Module, census: Census, closed: Collection[str]) -> None:
         self._model = model
+        self._closed = closed
         self._census = census
         self._places = Places(model)
         self._tree = self._places.tree
@@ -93,6 +101,7 @@ class _Drawing:
         self._network = Network(census.model)
         self._keys: dict[str, Key] = {}
         self._called: set[str] = set()
+        self._edited: set[str] = set()
 
     def draw(self, example_inputs: Any) -> Drawn:
         captures = {capture.path: capture for capture in self._census.captures}
@@ -105,7 +114,7 @@ class _Drawing:
                 self._body(capture)
         if example_inputs is not None:
             self._network.flops = _flops(self._model, example_inputs)
-        return Drawn(self._network, self._keys, self._model, self._tree, self._canonical)
+        return Drawn(self._network, self._keys, frozenset(self._edited), self._model, self._tree, self._canonical)
 
     # -- modules -------------------------------------------------------------------------------------------------------
 
@@ -139,7 +148,7 @@ class _Drawing:
     def _has_body(self, path: str) -> bool:
         module = self._tree.modules[path]
         opened = any(isinstance(amendment, UnfuseRecurrent) for amendment in amendments_of(module))
-        return not opened and path not in self._whole and not self._places.is_leaf(module)
+        return not opened and path not in self._closed and path not in self._whole and not self._places.is_leaf(module)
 
     def _module(self, path: str, capture: ModuleGraph | None) -> None:
         module = self._tree.modules[path]
@@ -162,11 +171,17 @@ class _Drawing:
                 line=None if code is None else code.co_firstlineno,
                 parameters=sum(p.numel() for p in module._parameters.values() if p is not None),
                 tensors=tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items()),
-                method=capture.method if capture is not None and self._has_body(path) else "leaf",
-                reason="" if capture is None else capture.reason,
+                **self._captured(path, capture),
                 **_of_site(site),
             )
         )
+
+    def _captured(self, path: str, capture: ModuleGraph | None) -> dict[str, str]:
+        if capture is None or not self._has_body(path):
+            return {"method": "leaf"}
+        if capture.graph is None and self._census.inputs_given:
+            return {"method": "not run", "reason": "it did not run on the example inputs"}
+        return {"method": capture.method, "reason": capture.reason if capture.graph is None else ""}
 
     # -- bodies --------------------------------------------------------------------------------------------------------
 
@@ -174,7 +189,10 @@ class _Drawing:
         assert capture.graph is not None
         ids: dict[fx.Node, str | None] = {}  # None: a parameter, shown where it is used
         compounds: dict[Any, str] = {}
+        unused = _unused(capture.graph)
         for node in capture.graph.nodes:
+            if node in unused:
+                continue
             inputs = [ids[source] for source in _inputs(node)]
             tensors = [source for source in inputs if source is not None]
             if node.op == "get_attr":
@@ -245,8 +263,10 @@ class _Drawing:
         )
         if called is not None and key is None and is_stand_in(self._tree.modules[called]):
             key = next((self._places.slot_key(slot) for slot in self._places.slots_of(self._tree.modules[called])), None)
-        if key is None and "dcs_call" in node.meta:  # an edited call stands where the site's call stood
-            key = ("call", path, *node.meta["dcs_call"])
+        if node.op == "call_function" and (node.target is irelu or node.target in REPLACED):
+            self._edited.add(made.id)
+            if "dcs_call" in node.meta:  # an edited call stands where the site's call stood
+                key = ("call", path, *node.meta["dcs_call"])
         if key is not None:
             self._keys[made.id] = key
         return self._network.add(made).id
@@ -271,11 +291,22 @@ def _inputs(node: fx.Node) -> list[fx.Node]:
     return found
 
 
+def _unused(graph: fx.Graph) -> set[fx.Node]:
+    """Return what an edited call asked about its argument while it was traced: attributes that nothing reads."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and node.target is getattr and all(user in found for user in node.users):
+            found.add(node)
+    return found
+
+
 def _label(node: fx.Node) -> str:
     if node.op in ("placeholder", "output", "call_module"):
         return str(node.target)
     if isinstance(node.target, str):
         return node.target
+    if node.target in REPLACED:
+        return str(node.args[1]) if isinstance(node.args[1], str) else label_of(node.args[1])
     if isinstance(node.target, torch._ops.OpOverload):
         return str(node.target).removeprefix("aten.").removesuffix(".default")
     return label_of(node.target)
@@ -304,6 +335,8 @@ def _detail(node: fx.Node) -> str:
         text = str(value) if not callable(value) else label_of(value)
         return text if len(text) <= _LONG else f"{text[:_LONG]}…"
 
+    if node.op == "call_function" and node.target in REPLACED:
+        return ""
     parts = [text for text in map(told, node.args) if text is not None]
     parts += [f"{name}={text}" for name, text in ((n, told(v)) for n, v in node.kwargs.items()) if text is not None]
     return ", ".join(parts)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from dcsurgery.diffing.network import Network, Node
 
-__all__ = ["Pairs", "pair_nodes"]
+__all__ = ["Edits", "Pairs", "pair_nodes"]
 
 _FAR = 4  # edges within which surroundings are compared
 
@@ -32,15 +33,35 @@ class Pairs:
         return True
 
 
-def pair_nodes(before: Network, after: Network, known: Iterable[tuple[str, str]] = ()) -> Pairs:
+@dataclass(frozen=True)
+class Edits:
+    """What an edit log says about nodes.
+
+    Attributes
+    ----------
+    pairs
+        Ids before and after of one place.
+    deleted
+        Ids before of nodes that pass their input on now.
+    replaced, replacements
+        Ids before of nodes that something else stands for now, and ids after of what edits put in.
+    """
+
+    pairs: tuple[tuple[str, str], ...] = ()
+    deleted: frozenset[str] = frozenset()
+    replaced: frozenset[str] = frozenset()
+    replacements: frozenset[str] = frozenset()
+
+
+def pair_nodes(before: Network, after: Network, edits: Edits = Edits()) -> Pairs:  # noqa: B008 - it is frozen
     """Pair the nodes of two networks.
 
     Parameters
     ----------
     before, after
         The networks.
-    known
-        Pairs of ids that an edit log tells.
+    edits
+        What is known without looking.
 
     Returns
     -------
@@ -48,10 +69,10 @@ def pair_nodes(before: Network, after: Network, known: Iterable[tuple[str, str]]
         Pairs of equal nodes, and of nodes of which one stands where the other stood.
     """
     pairs = Pairs()
-    for old, new in known:
+    for old, new in edits.pairs:
         pairs.add(old, new)
     _pair_modules(before, after, pairs)
-    bodies = _Bodies(before, after, pairs)
+    bodies = _Bodies(before, after, pairs, edits)
     for old in [id_ for id_ in before.nodes if before.nodes[id_].kind == "module" and id_ in pairs.forward]:
         bodies.pair(old, pairs.forward[old])
     return pairs
@@ -112,24 +133,39 @@ def _size(network: Network, id_: str) -> int:
 
 
 class _Side:
-    def __init__(self, network: Network) -> None:
+    """One network's edges both ways; deleted nodes are looked through."""
+
+    def __init__(self, network: Network, deleted: frozenset[str] = frozenset()) -> None:
         self.nodes = network.nodes
         self.sources: dict[str, list[str]] = network.sources()
         self.users: dict[str, list[tuple[int, str]]] = defaultdict(list)
         self.bodies: dict[str, list[str]] = defaultdict(list)
-        for source, target, position in network.edges:
-            self.users[source].append((position, target))
+        if deleted:
+            through = {id_: self.sources[id_][0] for id_ in deleted if self.sources.get(id_)}
+            for id_, sources in self.sources.items():
+                self.sources[id_] = [self._end(source, through) for source in sources]
+        for id_, sources in self.sources.items():
+            if id_ not in deleted:
+                for position, source in enumerate(sources):
+                    self.users[source].append((position, id_))
         for node in network.nodes.values():
-            if node.kind != "module" and node.parent is not None:
+            if node.kind != "module" and node.parent is not None and node.id not in deleted:
                 self.bodies[node.parent].append(node.id)
+
+    @staticmethod
+    def _end(id_: str, through: dict[str, str]) -> str:
+        while id_ in through:
+            id_ = through[id_]
+        return id_
 
 
 class _Bodies:
     """Pairs what stands in the bodies of paired modules."""
 
-    def __init__(self, before: Network, after: Network, pairs: Pairs) -> None:
-        self._old, self._new = _Side(before), _Side(after)
+    def __init__(self, before: Network, after: Network, pairs: Pairs, edits: Edits) -> None:
+        self._old, self._new = _Side(before, edits.deleted), _Side(after)
         self._pairs = pairs
+        self._edits = edits
 
     def pair(self, old: str, new: str) -> None:
         mine, theirs = self._old.bodies[old], self._new.bodies[new]
@@ -174,13 +210,16 @@ class _Bodies:
         above = tuple(look(s) for s in side.sources.get(id_, ()))
         return above, tuple(sorted((position, look(user)) for position, user in side.users.get(id_, ())))
 
-    @staticmethod
-    def _looks(node: Node) -> tuple[str, str, str]:
+    def _looks(self, node: Node) -> tuple[str, str, str]:
+        if node.id in self._edits.replaced or node.id in self._edits.replacements:
+            return "edited", "", ""
         where = node.path if node.kind in ("module", "call") else ""
         return node.label, node.detail, where
 
     def _same(self, old: str, new: str, *, exactly: bool) -> bool:
         a, b = self._old.nodes[old], self._new.nodes[new]
+        if old in self._edits.replaced or new in self._edits.replacements:
+            return old in self._edits.replaced and new in self._edits.replacements and a.id not in self._pairs.forward
         if "module" in (a.kind, b.kind):  # modules are paired by their paths, and not again
             return self._pairs.forward.get(old) == new
         if a.kind == "call" and b.kind == "call":
@@ -235,7 +274,8 @@ class _Bodies:
         for position, user in side.users.get(id_, ()):
             if user not in taken and side.nodes[user].kind != "module":
                 node = side.nodes[user]
-                groups[position, node.kind, node.label].append(user)
+                edited = user in self._edits.replaced or user in self._edits.replacements
+                groups[(position, "edited") if edited else (position, node.kind, node.label)].append(user)
         return groups
 
     def _bridge(self, mine: list[str], theirs: list[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 __all__ = ["ROOT", "Edge", "Kind", "Network", "Node"]
@@ -47,8 +47,8 @@ class Node:
     tensors
         The module's own parameters and buffers with their shapes.
     method, reason
-        How a module's body was captured (``symbolic``, ``recorded``, ``exact``, ``opaque``; ``leaf`` has no body), and why
-        not better.
+        How a module's body was captured (``symbolic``, ``recorded``, ``exact``, ``opaque``, ``not run``; ``leaf`` has
+        no body), and why there is none.
     """
 
     id: str
@@ -160,10 +160,10 @@ class Network:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the network as plain JSON types; `from_dict` reads it back."""
-        defaults = {"detail": "", "site": "", "role": "", "in_output_block": False, "parameters": 0, "method": ""}
+        defaults = {f.name: f.default for f in fields(Node)}
         nodes = []
         for node in self.nodes.values():
-            entry = {k: v for k, v in asdict(node).items() if v not in (None, (), "") and defaults.get(k, ...) != v}
+            entry = {k: v for k, v in asdict(node).items() if v is not None and v != defaults.get(k, ...)}
             nodes.append(entry)
         return {"model": self.model, "flops": self.flops, "nodes": nodes, "edges": [list(edge) for edge in self.edges]}
 
