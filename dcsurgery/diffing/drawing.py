@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -114,6 +115,7 @@ class _Drawing:
                 self._body(capture)
         if example_inputs is not None:
             self._network.flops = _flops(self._model, example_inputs)
+        self._network.order()
         return Drawn(self._network, self._keys, frozenset(self._edited), self._model, self._tree, self._canonical)
 
     # -- modules -------------------------------------------------------------------------------------------------------
@@ -177,6 +179,8 @@ class _Drawing:
         )
 
     def _captured(self, path: str, capture: ModuleGraph | None) -> dict[str, str]:
+        if isinstance(self._tree.modules[path], nn.ModuleList | nn.ModuleDict):
+            return {"method": "container"}
         if capture is None or not self._has_body(path):
             return {"method": "leaf"}
         if capture.graph is None and self._census.inputs_given:
@@ -236,13 +240,29 @@ class _Drawing:
                 return self._canonical[candidate]
         return None
 
+    def _owner_inside(self, path: str, called: str) -> str | None:
+        """Return the module at or below ``path`` that holds a called one, under any of its paths; None if none does."""
+        for alias in self._tree.paths[id(self._tree.modules[called])]:
+            if path == "" or alias.startswith((f"{path}.", f"{path}[")):
+                owner = alias
+                while owner not in self._canonical or owner == alias:
+                    owner = self._above_in_text(owner)
+                return self._canonical[owner]
+        return None
+
+    @staticmethod
+    def _above_in_text(path: str) -> str:
+        """Return a path without its last name or key."""
+        return re.sub(r"(\.?[^.\[\]]+|\[[^\]]*\])$", "", path)
+
     def _node(self, path: str, node: fx.Node) -> str:
         key = key_of(node)
         called = self._called_path(path, node) if node.op == "call_module" else None
         if called is not None:
-            inside = called.startswith((f"{path}.", f"{path}[")) or path == ""
-            if inside and called not in self._called and _id(called) in self._network.nodes:
+            owner = self._owner_inside(path, called)
+            if owner is not None and called not in self._called and _id(called) in self._network.nodes:
                 self._called.add(called)
+                self._network.nodes[_id(called)] = replace(self._network.nodes[_id(called)], parent=_id(owner))
                 if key is not None:
                     self._keys[_id(called)] = key
                 self._network.nodes[_id(called)] = _with_shape(self._network.nodes[_id(called)], _shape(node))

@@ -47,8 +47,8 @@ class Node:
     tensors
         The module's own parameters and buffers with their shapes.
     method, reason
-        How a module's body was captured (``symbolic``, ``recorded``, ``exact``, ``opaque``, ``not run``; ``leaf`` has
-        no body), and why there is none.
+        How a module's body was captured (``symbolic``, ``recorded``, ``exact``, ``opaque``, ``not run``), and why it is
+        not there; a ``leaf`` has none, a ``container`` (ModuleList) is never called.
     """
 
     id: str
@@ -127,6 +127,16 @@ class Network:
                 if node.parent is not None:
                     self._children.setdefault(node.parent, []).append(node.id)
         return [self.nodes[child] for child in self._children.get(id_, ())]
+
+    def order(self) -> None:
+        """Put every module before what it holds."""
+        ordered: dict[str, Node] = {}
+        pending = [node.id for node in self.nodes.values() if node.parent is None]
+        while pending:
+            id_ = pending.pop()
+            ordered[id_] = self.nodes[id_]
+            pending += [child.id for child in reversed(self.children(id_))]
+        self.nodes = ordered
 
     def ancestors(self, id_: str) -> Iterator[str]:
         """Yield the modules that hold a node, the nearest first."""

@@ -94,7 +94,10 @@ def _last(node: Node, network: Network) -> str:
     """Return a module's name below its parent: ``mlp``, ``[0]``, or more where the parent holds it deeper."""
     if node.parent in (None, ROOT):
         return node.path or node.label
-    return node.path.removeprefix(network.nodes[str(node.parent)].path).removeprefix(".")
+    parent = network.nodes[str(node.parent)].path
+    if node.path.startswith((f"{parent}.", f"{parent}[")):
+        return node.path.removeprefix(parent).removeprefix(".")
+    return node.name
 
 
 def _home(change: Change, diff: Diff, branches: dict[str, _Branch]) -> str:
