@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dcsurgery.api import apply as apply
+    from dcsurgery.api import diff as diff
     from dcsurgery.api import inspect as inspect
     from dcsurgery.api import load as load
     from dcsurgery.api import plan as plan
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dcsurgery.api import transform as transform
     from dcsurgery.api import verify as verify
     from dcsurgery.census import Census as Census
+    from dcsurgery.diffing import Diff as Diff
     from dcsurgery.errors import BadInput as BadInput
     from dcsurgery.errors import CheckFailed as CheckFailed
     from dcsurgery.errors import NothingMatched as NothingMatched
@@ -32,10 +34,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     **dict.fromkeys(
-        ("apply", "inspect", "load", "plan", "rescale_constant", "save", "transform", "verify"), "dcsurgery.api"
+        ("apply", "diff", "inspect", "load", "plan", "rescale_constant", "save", "transform", "verify"), "dcsurgery.api"
     ),
     **dict.fromkeys(("BadInput", "CheckFailed", "NothingMatched", "SurgeryError"), "dcsurgery.errors"),
     "Census": "dcsurgery.census",
+    "Diff": "dcsurgery.diffing",
     "Plan": "dcsurgery.plans",
     "Report": "dcsurgery.report",
     "Site": "dcsurgery.sites",

@@ -1,4 +1,4 @@
-"""The public functions: inspect, plan, apply, transform, verify, load, save."""
+"""The public functions: inspect, plan, apply, transform, verify, diff, load, save."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from dcsurgery.selectors import Selection
 from dcsurgery.surgery import Surgery, apply_plan, operate
 
 if TYPE_CHECKING:
+    from dcsurgery.diffing import Diff
     from dcsurgery.files.writing import Format
 
-__all__ = ["apply", "inspect", "load", "plan", "rescale_constant", "save", "transform", "verify"]
+__all__ = ["apply", "diff", "inspect", "load", "plan", "rescale_constant", "save", "transform", "verify"]
 
 
 def inspect(model: nn.Module, example_inputs: Any = None) -> Census:
@@ -148,6 +149,31 @@ def transform(
     """
     pipeline = _pipeline(irelu, denorm, rescale, scope, include, exclude, activation, gates, outputs, allow_empty)
     return operate(model, pipeline, example_inputs, inplace=inplace)
+
+
+def diff(before: nn.Module, after: nn.Module, example_inputs: Any = None) -> Diff:
+    """Compare two models, an original and its edited form or any others; changes nothing.
+
+    Parameters
+    ----------
+    before, after
+        The models.
+    example_inputs
+        See `inspect`; both models are run on them. Without them, bodies that cannot be traced are not compared.
+
+    Returns
+    -------
+    Diff
+        The changes; prints as text, and draws itself as SVG and HTML.
+
+    Raises
+    ------
+    BadInput
+        If one of them is no model or does not accept the inputs.
+    """
+    from dcsurgery.diffing import compare
+
+    return compare(before, after, example_inputs)
 
 
 def load(path: str | os.PathLike[str], trust: bool = False, imports: Sequence[Path] = ()) -> nn.Module:

@@ -22,6 +22,7 @@ from dcsurgery.wrappers import refuse_wrapped
 
 if TYPE_CHECKING:
     from dcsurgery.census import Census
+    from dcsurgery.diffing import Diff
     from dcsurgery.passes.pipeline import Pipeline
 
 __all__ = ["KeyMap", "Surgery", "apply_plan", "examine", "operate"]
@@ -94,6 +95,20 @@ class Surgery:
             return self._original
         self._surgeon.undo()
         return self._surgeon.model
+
+    def diff(self, example_inputs: Any = None) -> Diff:
+        """Return what changed, as graphs (see `dcs.diff`).
+
+        Raises
+        ------
+        BadInput
+            If the surgery was made in place: the original is gone.
+        """
+        from dcsurgery.diffing import compare
+
+        if self._original is None:
+            raise BadInput("edited in place, so there is no original to compare with", fix="leave inplace out")
+        return compare(self._original, self.model, example_inputs)
 
     def __str__(self) -> str:
         return f"{self.plan}\n{self.report}"

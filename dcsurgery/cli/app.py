@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dcsurgery import __version__
+from dcsurgery.cli.diffing import diff
 from dcsurgery.cli.failures import PROGRAM, OneLineGroup
 from dcsurgery.cli.inspecting import inspect
 from dcsurgery.cli.operating import apply, transform
@@ -23,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog="Exit codes: 0 done and checks passed, 1 a check failed, 2 bad input or usage, 3 nothing matched.",
 )
-for _command in (inspect, plan, apply, transform):
+for _command in (inspect, plan, apply, transform, diff):
     app.command()(_command)
 
 

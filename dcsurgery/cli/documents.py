@@ -14,10 +14,11 @@ from dcsurgery import __version__
 
 if TYPE_CHECKING:
     from dcsurgery.census import Census
+    from dcsurgery.diffing import Diff
     from dcsurgery.plans import Plan
     from dcsurgery.surgery import Surgery
 
-__all__ = ["census_document", "failure_document", "plan_document", "surgery_document", "to_json"]
+__all__ = ["census_document", "diff_document", "failure_document", "plan_document", "surgery_document", "to_json"]
 
 
 def to_json(document: Any) -> str:
@@ -47,6 +48,11 @@ def surgery_document(
         "report": surgery.report.to_dict(),
         "key_map": surgery.key_map.to_dict(),
     }
+
+
+def diff_document(diff: Diff, files: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what changed from one model to another."""
+    return {**_head("diff", 0), "files": files, **diff.to_dict()}
 
 
 def failure_document(message: str, code: int) -> dict[str, Any]:

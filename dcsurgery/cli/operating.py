@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dcsurgery.cli import options
+from dcsurgery.cli.diffing import TERMINAL, show_diff
 from dcsurgery.cli.documents import plan_document, surgery_document, to_json
 from dcsurgery.cli.inputs import Source, read_plan
 from dcsurgery.cli.outputs import Destination, default_output, write_text
 from dcsurgery.cli.request import Request
 from dcsurgery.cli.screen import Screen, screen_for
+from dcsurgery.errors import BadInput
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +37,7 @@ def apply(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="What dcsurgery plan wrote.", show_default=False)],
     output: options.Output = None,
     report: options.ReportFile = None,
+    diff: options.DiffFile = None,
     force: options.Force = False,
     no_verify: options.NoVerify = False,
     keep_failed: options.KeepFailed = False,
@@ -48,7 +51,7 @@ def apply(
     """Apply a plan to the model that it was made for, check the result, and write it."""
     with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
         source = Source(model, inputs, trust, tuple(imports or ()))
-        to = Destination(output or default_output(model), report, force, not no_verify, keep_failed)
+        to = Destination(output or default_output(model), report, force, not no_verify, keep_failed, diff)
         source.check()
         to.check((*source.files, plan))
         with source.fresh_process().start() as process:
@@ -70,6 +73,7 @@ def transform(
     allow_empty: options.AllowEmpty = False,
     output: options.Output = None,
     report: options.ReportFile = None,
+    diff: options.DiffFile = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     no_verify: options.NoVerify = False,
@@ -96,10 +100,12 @@ def transform(
             tuple(exclude or ()),
             allow_empty,
         )
-        to = Destination(output or default_output(model), report, force, not no_verify, keep_failed)
+        to = Destination(output or default_output(model), report, force, not no_verify, keep_failed, diff)
         source.check()
         if not dry_run:
             to.check((*source.files, *request.files))
+        elif diff not in (None, TERMINAL):
+            raise BadInput("--dry-run writes nothing", where=str(diff), fix="print the diff with --diff -")
         with source.fresh_process() as process:
             if not dry_run:
                 process.start()
@@ -111,6 +117,7 @@ def transform(
                 None if dry_run else to,
                 lambda module, census: pipeline.plan(module, census=census),
                 process,
+                show_diff_of_plan=dry_run and diff is not None,
             )
 
 
@@ -121,10 +128,12 @@ def _operate(
     to: Destination | None,
     plan_for: Callable[[nn.Module, Census], Plan],
     process: FreshProcess,
+    *,
+    show_diff_of_plan: bool = False,
 ) -> int:
-    """Do it all; without a destination, only show the plan. Return the exit code.
+    """Do it all; without a destination, only show the plan, and with ``show_diff_of_plan`` what it would change.
 
-    ``process`` was started beforehand, and reads what is written.
+    ``process`` was started beforehand, and reads what is written. Returns the exit code.
     """
     import dcsurgery
     from dcsurgery.census import take_census
@@ -156,6 +165,8 @@ def _operate(
         for note in plan.notes:
             screen.warn(note)
         screen.result(tables.edits_table(plan), "dry run: nothing was written")
+        if show_diff_of_plan:
+            show_diff(screen, dcsurgery.apply(read.model, plan).diff(example_inputs), TERMINAL)
         screen.document(plan_document(command, plan, census, {**about, "output": None}))
         return 0
     code = 0 if surgery.report.ok else CHECK_FAILED
@@ -163,6 +174,8 @@ def _operate(
     if to.report is not None:
         write_text(to.report, to_json(document) + "\n")
     _show(screen, surgery, to, keep)
+    if to.diff is not None:
+        show_diff(screen, surgery.diff(example_inputs), to.diff)
     screen.document(document)
     return code
 

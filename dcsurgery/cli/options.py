@@ -13,6 +13,7 @@ __all__ = [
     "Activation",
     "AllowEmpty",
     "Denorm",
+    "DiffFile",
     "DryRun",
     "Exclude",
     "Force",
@@ -161,6 +162,16 @@ ReportFile = Annotated[
         "--report",
         metavar="FILE.json",
         help="Write plan, checks and key map as JSON, also if a check fails.",
+        rich_help_panel=_WRITING,
+        show_default=False,
+    ),
+]
+DiffFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--diff",
+        metavar="FILE|-",
+        help="Show what changed: - prints it, a file is .html, .svg, .json, .txt, .dot or .graphml.",
         rich_help_panel=_WRITING,
         show_default=False,
     ),

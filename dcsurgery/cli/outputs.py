@@ -20,6 +20,7 @@ class Destination:
     force: bool
     verify: bool
     keep_failed: bool
+    diff: Path | None = None
 
     def check(self, read: Iterable[Path]) -> None:
         """Raise BadInput if a file cannot be written, or is one of those that are read."""
@@ -29,6 +30,14 @@ class Destination:
             check_writable(self.report, protected, self.force)
             if self.report.resolve() == self.model.resolve():
                 raise BadInput("model and report are to go to the same file", where=str(self.report), fix="choose two")
+        if self.diff is not None:
+            from dcsurgery.cli.diffing import check_diff_file
+
+            check_diff_file(self.diff, protected, self.force)
+            if self.diff.resolve() in {path.resolve() for path in (self.model, self.report) if path is not None}:
+                raise BadInput(
+                    "the diff is to go to a file with something else", where=str(self.diff), fix="choose another"
+                )
 
 
 def default_output(model: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -19,10 +19,7 @@ from dcsurgery.models import as_module
 from dcsurgery.rescale_graph import BUFFER
 from dcsurgery.sites import Site
 
-if TYPE_CHECKING:
-    from dcsurgery.surgery import Surgery
-
-__all__ = ["compare", "diff_of_surgery"]
+__all__ = ["compare"]
 
 _UNRELATED = 0.2  # less of the smaller model in common, and the two are called unrelated
 
@@ -47,15 +44,8 @@ def compare(before: nn.Module, after: nn.Module, example_inputs: Any = None) -> 
     censuses = [take_census(model, example_inputs, graphs=example_inputs is None) for model in models]
     opaque = [{c.path for c in census.captures if c.graph is None} for census in censuses]
     closed = opaque[0] ^ opaque[1] if example_inputs is None else set()
-    drawn = [
-        draw(model, census, example_inputs, closed=closed) for model, census in zip(models, censuses, strict=True)
-    ]
+    drawn = [draw(model, census, example_inputs, closed=closed) for model, census in zip(models, censuses, strict=True)]
     return _Comparison(drawn[0], drawn[1], censuses[0]).diff()
-
-
-def diff_of_surgery(surgery: Surgery, example_inputs: Any = None) -> Diff:
-    """Return what a surgery changed; the original must still be there (an edit in place has none)."""
-    return compare(surgery.original, surgery.model, example_inputs)
 
 
 class _Comparison:
@@ -73,7 +63,9 @@ class _Comparison:
             for id_, key in drawn.keys.items():
                 if drawn.network.nodes[id_].kind in ("operator", "call"):
                     found[key].append(id_)
-        pairs, deleted, replaced = [], set(), set()
+        pairs: list[tuple[str, str]] = []
+        deleted: set[str] = set()
+        replaced: set[str] = set()
         for key, logged in self._log.items():
             mine, theirs = places[0][key], places[1][key]
             (replaced if logged.after else deleted).update(mine)
@@ -99,7 +91,9 @@ class _Comparison:
             return rank.get(change.name, rank.get(owner, len(rank))) + 0.5, change.name
 
         changes.sort(key=place)
-        return Diff(self._old.network, self._new.network, tuple(changes), dict(self._pairs.forward), tuple(self._notes()))
+        return Diff(
+            self._old.network, self._new.network, tuple(changes), dict(self._pairs.forward), tuple(self._notes())
+        )
 
     # -- what edits say ----------------------------------------------------------------------------------------------------
 
@@ -159,7 +153,7 @@ class _Comparison:
                 continue
             partner = forward.get(id_)
             if partner is None:
-                if node.kind not in ("input", "output") and not self._is_inside(self._old, node, forward):
+                if node.kind not in ("input", "output") and not self._is_inside(node, forward):
                     yield Change("deleted", _name(node), node.label, nodes_before=(id_,), where=node.where)
                 continue
             other = self._new.network.nodes[partner]
@@ -174,7 +168,7 @@ class _Comparison:
         for id_, node in self._new.network.nodes.items():
             if id_ in covered[1] or id_ in backward or node.kind in ("input", "output"):
                 continue
-            if not self._is_inside(self._new, node, backward):
+            if not self._is_inside(node, backward):
                 yield Change("inserted", _name(node), after=node.label, nodes_after=(id_,), where=node.where)
 
     def _own_tensors(self, node: Node) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -183,7 +177,7 @@ class _Comparison:
         return tuple(entry for entry in node.tensors if not (rescaled and entry[0] == BUFFER))
 
     @staticmethod
-    def _is_inside(drawn: Drawn, node: Node, paired: dict[str, str]) -> bool:
+    def _is_inside(node: Node, paired: dict[str, str]) -> bool:
         """Say whether a node lies in a module that is gone, or new, as a whole."""
         return node.parent is not None and node.parent not in paired
 
@@ -191,29 +185,20 @@ class _Comparison:
         node = self._old.network.nodes[old]
         if node.kind == "input":
             return
-        mine = [self._resolved(s, covered[0]) for s in self._sources[0].get(old, ())]
-        theirs = [self._resolved_new(s, covered[1]) for s in self._sources[1].get(new, ())]
+        mine = [self._resolved(0, source) for source in self._sources[0].get(old, ())]
+        theirs = [self._resolved(1, source) for source in self._sources[1].get(new, ())]
         if mine != theirs and not (covered[0] | covered[1]) & {*mine, *theirs}:
-            before = ", ".join(_short(s) for s in mine)
-            after = ", ".join(_short(s) for s in theirs)
+            before, after = (", ".join(map(_short, ids)) for ids in (mine, theirs))
             yield Change("rewired", _name(node), before, after, (old,), (new,), node.where, f"inputs of {node.label}")
 
-    def _resolved(self, id_: str, covered: set[str]) -> str:
-        """Return where a tensor comes from, in the network after: what is gone is looked through."""
-        seen = set()
-        while id_ not in self._pairs.forward and self._sources[0].get(id_) and id_ not in seen:
+    def _resolved(self, side: int, id_: str) -> str:
+        """Return where a tensor comes from, as an id after: what has no partner is looked through."""
+        paired = (self._pairs.forward, self._pairs.backward)[side]
+        seen: set[str] = set()
+        while id_ not in paired and self._sources[side].get(id_) and id_ not in seen:
             seen.add(id_)
-            id_ = self._sources[0][id_][0]
-        del covered
-        return self._pairs.forward.get(id_, id_)
-
-    def _resolved_new(self, id_: str, covered: set[str]) -> str:
-        seen = set()
-        while id_ not in self._pairs.backward and self._sources[1].get(id_) and id_ not in seen:
-            seen.add(id_)
-            id_ = self._sources[1][id_][0]
-        del covered
-        return id_
+            id_ = self._sources[side][id_][0]
+        return self._pairs.forward.get(id_, id_) if side == 0 else id_
 
     def _notes(self) -> Iterator[str]:
         smaller = min(len(self._old.network.nodes), len(self._new.network.nodes))
@@ -255,5 +240,3 @@ def _tensors(node: Node) -> str:
 
 def _short(id_: str) -> str:
     return id_.rpartition("::")[2]
-
-

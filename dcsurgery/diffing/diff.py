@@ -12,7 +12,9 @@ from dcsurgery.diffing.network import Network
 from dcsurgery.errors import BadInput
 
 if TYPE_CHECKING:
-    import networkx
+    import networkx as nx
+
+    from dcsurgery.diffing.layout import Rankdir
 
 __all__ = ["FORMAT", "STATES", "Change", "Diff", "State"]
 
@@ -129,7 +131,9 @@ class Diff:
     @property
     def summary(self) -> str:
         """The diff in one line."""
-        name = self.before.model if self.before.model == self.after.model else f"{self.before.model} => {self.after.model}"
+        name = (
+            self.before.model if self.before.model == self.after.model else f"{self.before.model} => {self.after.model}"
+        )
         if not self.changes:
             return f"{name}: no changes"
         counted = ", ".join(f"{count} {state}" for state, count in self.counts.items())
@@ -149,11 +153,47 @@ class Diff:
     def __str__(self) -> str:
         return self.to_text()
 
-    def to_networkx(self) -> networkx.MultiDiGraph:
-        """Return both models as one graph (see `dcsurgery.diffing.exports`)."""
+    def to_svg(
+        self, *, depth: int | None = None, only_changes: bool = False, full: bool = False, rankdir: Rankdir = "TB"
+    ) -> str:
+        """Return both models side by side as SVG (see `dcsurgery.diffing.svg.render_svg`)."""
+        from dcsurgery.diffing.svg import render_svg
+
+        return render_svg(self, depth=depth, only_changes=only_changes, full=full, rankdir=rankdir)
+
+    def to_dot(self, *, depth: int | None = None, only_changes: bool = False, full: bool = False) -> str:
+        """Return what the SVG shows, as one graph in graphviz's language."""
+        from dcsurgery.diffing.exports import to_dot
+
+        return to_dot(self, depth=depth, only_changes=only_changes, full=full)
+
+    def to_networkx(self) -> nx.MultiDiGraph[str]:
+        """Return both models as one graph (see `dcsurgery.diffing.exports.to_networkx`)."""
         from dcsurgery.diffing.exports import to_networkx
 
         return to_networkx(self)
+
+    def to_graphml(self) -> str:
+        """Return `to_networkx`'s graph as GraphML."""
+        from dcsurgery.diffing.exports import to_graphml
+
+        return to_graphml(self)
+
+    def to_model_explorer(self) -> dict[str, str]:
+        """Return files for Google's model-explorer, name to text (see `dcsurgery.diffing.exports`)."""
+        from dcsurgery.diffing.exports import to_model_explorer
+
+        return to_model_explorer(self)
+
+    def _repr_html_(self) -> str:
+        from dcsurgery.diffing.notebook import diff_table
+
+        return diff_table(self)
+
+    def _repr_svg_(self) -> str | None:
+        from dcsurgery.diffing.layout import has_dot
+
+        return self.to_svg() if has_dot() else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the diff as plain JSON types."""
@@ -195,18 +235,24 @@ class Diff:
         try:
             raw = json.loads(text)
         except ValueError as error:
-            raise BadInput(f"not JSON: {error}", where=source, fix="write it with dcsurgery diff -o FILE.json") from None
+            raise BadInput(
+                f"not JSON: {error}", where=source, fix="write it with dcsurgery diff -o FILE.json"
+            ) from None
         if not isinstance(raw, dict) or raw.get("dcsurgery_diff") != FORMAT:
             raise BadInput("not a diff of this version", where=source, fix="write it with dcsurgery diff -o FILE.json")
         try:
             before, after = Network.from_dict(raw["before"]), Network.from_dict(raw["after"])
-            lists = ("nodes_before", "nodes_after")
-            changes = [Change(**{k: tuple(v) if k in lists else v for k, v in entry.items()}) for entry in raw["changes"]]
+            changes = [_change(entry) for entry in raw["changes"]]
             unpaired = set(raw["unpaired"])
             pairs = {id_: raw["pairs"].get(id_, id_) for id_ in before.nodes if id_ not in unpaired}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(f"a damaged diff: {error}", where=source, fix="write it again") from None
         return Diff(before, after, tuple(changes), pairs, tuple(raw.get("notes", ())))
+
+
+def _change(entry: dict[str, Any]) -> Change:
+    ids = {name: tuple(entry.get(name, ())) for name in ("nodes_before", "nodes_after")}
+    return Change(**{**entry, **ids})
 
 
 def _number(value: int) -> str:

@@ -255,7 +255,9 @@ class _Chooser:
         if not self._shown.boxes:  # nothing is connected: a model that was not captured
             self._shown.boxes = boxes
         arrows = self._shown.arrows
-        self._shown.arrows = {e: s for e, s in arrows.items() if e[0] in self._shown.boxes and e[1] in self._shown.boxes}
+        self._shown.arrows = {
+            e: s for e, s in arrows.items() if e[0] in self._shown.boxes and e[1] in self._shown.boxes
+        }
         holding = {frame for box in self._shown.boxes.values() for frame in self._frames_of(box.frame)} | {ROOT}
         self._shown.frames = {i: frame for i, frame in self._shown.frames.items() if i in holding}
 

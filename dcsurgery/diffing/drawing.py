@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,8 +10,8 @@ import torch
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dcsurgery.calls import pass_on
 from dcsurgery.activations import irelu
+from dcsurgery.calls import pass_on
 from dcsurgery.capture.graphs import REPLACED, Key, ModuleGraph, key_of
 from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
@@ -20,6 +19,7 @@ from dcsurgery.capture.recording import seeded
 from dcsurgery.census import Census, site_key
 from dcsurgery.diffing.network import ROOT, Edge, Network, Node
 from dcsurgery.example_inputs import call, preserved
+from dcsurgery.paths import PathSet, lineage
 from dcsurgery.recurrent import UnfuseRecurrent
 from dcsurgery.sites import Site
 from dcsurgery.standins import DeletedNorm
@@ -103,6 +103,13 @@ class _Drawing:
         self._keys: dict[str, Key] = {}
         self._called: set[str] = set()
         self._edited: set[str] = set()
+        matched = (path for path, module in self._tree.modules.items() if self._places.match_of(module) is not None)
+        ours = (path for path, module in self._tree.modules.items() if is_stand_in(module))
+        self._whole = PathSet([*matched, *ours])  # shown as one thing each
+        self._owners: dict[str, str] = {}
+        for slot in self._tree.slots:
+            if isinstance(slot.value, nn.Module):
+                self._owners.setdefault(slot.path, slot.owner)
 
     def draw(self, example_inputs: Any) -> Drawn:
         captures = {capture.path: capture for capture in self._census.captures}
@@ -122,41 +129,23 @@ class _Drawing:
 
     def _is_hidden(self, path: str) -> bool:
         """Say whether a module lies inside one that is shown as a whole, or passes its input on."""
-        if isinstance(self._tree.modules[path], DeletedNorm):
-            return True
-        above = self._owner(path)
-        while above is not None:
-            if above in self._whole:
-                return True
-            above = self._owner(above)
-        return False
-
-    @property
-    def _whole(self) -> set[str]:
-        if not hasattr(self, "_whole_paths"):
-            closed = set(self._places.closed)
-            ours = {path for path, module in self._tree.modules.items() if is_stand_in(module)}
-            self._whole_paths = closed | ours
-        return self._whole_paths
-
-    def _owner(self, path: str) -> str | None:
-        if not hasattr(self, "_owners"):
-            self._owners: dict[str, str] = {}
-            for slot in self._tree.slots:
-                if isinstance(slot.value, nn.Module):
-                    self._owners.setdefault(slot.path, slot.owner)
-        return self._owners.get(path)
+        return isinstance(self._tree.modules[path], DeletedNorm) or self._whole.is_above(path)
 
     def _has_body(self, path: str) -> bool:
         module = self._tree.modules[path]
         opened = any(isinstance(amendment, UnfuseRecurrent) for amendment in amendments_of(module))
-        return not opened and path not in self._closed and path not in self._whole and not self._places.is_leaf(module)
+        return (
+            not opened
+            and path not in self._closed
+            and not self._whole.covers(path)
+            and not self._places.is_leaf(module)
+        )
 
     def _module(self, path: str, capture: ModuleGraph | None) -> None:
         module = self._tree.modules[path]
         tensors = {n: t for n, t in (*module._parameters.items(), *module._buffers.items()) if t is not None}
         code = getattr(original_class(module).forward, "__code__", None)
-        owner = self._owner(path)
+        owner = self._owners.get(path)
         key = next((self._places.slot_key(slot) for slot in self._places.slots_of(module)), None)
         site = self._sites.get(key) if key is not None else None
         if key is not None and (site is not None or is_stand_in(module)):
@@ -178,7 +167,7 @@ class _Drawing:
             )
         )
 
-    def _captured(self, path: str, capture: ModuleGraph | None) -> dict[str, str]:
+    def _captured(self, path: str, capture: ModuleGraph | None) -> dict[str, Any]:
         if isinstance(self._tree.modules[path], nn.ModuleList | nn.ModuleDict):
             return {"method": "container"}
         if capture is None or not self._has_body(path):
@@ -213,10 +202,10 @@ class _Drawing:
             ids[node] = id_
             if compound is not None:
                 compounds[compound] = id_
-                self._complete(capture.path, compound, capture.graph, id_)
+                self._complete(compound, capture.graph, id_)
             self._network.edges += [Edge(source, id_, position) for position, source in enumerate(tensors)]
 
-    def _complete(self, path: str, compound: Any, graph: fx.Graph, id_: str) -> None:
+    def _complete(self, compound: Any, graph: fx.Graph, id_: str) -> None:
         """Give the node of a compound its name, and the site that any of its parts is."""
         parts = [node for node in graph.nodes if node.meta.get("dcs_compound") == compound]
         node = replace(self._network.nodes[id_], label=compound[0], detail="", shape=_shape(parts[-1]))
@@ -244,16 +233,11 @@ class _Drawing:
         """Return the module at or below ``path`` that holds a called one, under any of its paths; None if none does."""
         for alias in self._tree.paths[id(self._tree.modules[called])]:
             if path == "" or alias.startswith((f"{path}.", f"{path}[")):
-                owner = alias
-                while owner not in self._canonical or owner == alias:
-                    owner = self._above_in_text(owner)
+                owner = next(
+                    part for part in (*reversed(list(lineage(alias))), "") if part != alias and part in self._canonical
+                )
                 return self._canonical[owner]
         return None
-
-    @staticmethod
-    def _above_in_text(path: str) -> str:
-        """Return a path without its last name or key."""
-        return re.sub(r"(\.?[^.\[\]]+|\[[^\]]*\])$", "", path)
 
     def _node(self, path: str, node: fx.Node) -> str:
         key = key_of(node)
@@ -282,7 +266,9 @@ class _Drawing:
             **_of_site(self._sites.get(key) if key is not None else None),
         )
         if called is not None and key is None and is_stand_in(self._tree.modules[called]):
-            key = next((self._places.slot_key(slot) for slot in self._places.slots_of(self._tree.modules[called])), None)
+            key = next(
+                (self._places.slot_key(slot) for slot in self._places.slots_of(self._tree.modules[called])), None
+            )
         if node.op == "call_function" and (node.target is irelu or node.target in REPLACED):
             self._edited.add(made.id)
             if "dcs_call" in node.meta:  # an edited call stands where the site's call stood

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from dcsurgery.capture.graphs import Key
+from dcsurgery.diffing.diff import State
 from dcsurgery.diffing.drawing import Drawn, is_stand_in, label_of
 from dcsurgery.instance_functions import instance_edits
 from dcsurgery.recurrent import UnfuseRecurrent
@@ -40,7 +41,7 @@ class Logged:
         What it is called where it is no site, and the path of the module that it belongs to.
     """
 
-    state: str
+    state: State
     before: str = ""
     after: str = ""
     name: str = ""

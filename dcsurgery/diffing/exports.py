@@ -28,7 +28,7 @@ _COLORS = {
 _PLAIN = ("#7b8794", "#f4f6f8", "solid")
 
 
-def to_networkx(diff: Diff) -> nx.MultiDiGraph:
+def to_networkx(diff: Diff) -> nx.MultiDiGraph[str]:
     """Return both models as one graph.
 
     Returns
@@ -39,7 +39,9 @@ def to_networkx(diff: Diff) -> nx.MultiDiGraph:
         ``after``). The graph's own attributes are the models' names and the summary.
     """
     union = unite(diff)
-    graph = nx.MultiDiGraph(before=diff.before.model, after=diff.after.model, summary=diff.summary)
+    graph: nx.MultiDiGraph[str] = nx.MultiDiGraph(
+        before=diff.before.model, after=diff.after.model, summary=diff.summary
+    )
     for both in union.nodes.values():
         node = both.any
         graph.add_node(
@@ -128,8 +130,8 @@ def to_model_explorer(diff: Diff) -> dict[str, str]:
     drawn = [{n["id"] for n in _nodes(network)} for network in (diff.before, diff.after)]
     pairs = {old: new for old, new in diff.pairs.items() if old in drawn[0] and new in drawn[1]}
     mapping = {
-        "type": "sync_navigation",
         "mapping": pairs,
+        "disableMappingFallback": True,  # an equal id alone makes no pair
         "showDiffHighlights": True,
         "deletedNodesBorderColor": _COLORS["deleted"][0],
         "newNodesBorderColor": _COLORS["inserted"][0],

@@ -14,7 +14,7 @@ from dcsurgery.diffing.display import Display
 from dcsurgery.diffing.network import ROOT
 from dcsurgery.errors import BadInput, SurgeryError
 
-__all__ = ["FONT_SIZE", "Layout", "Rankdir", "Rectangle", "lay_out", "require_dot"]
+__all__ = ["FONT_SIZE", "Layout", "Rankdir", "Rectangle", "has_dot", "lay_out", "require_dot"]
 
 Rankdir = Literal["TB", "LR"]
 FONT_SIZE = 11.0
@@ -43,6 +43,11 @@ class Layout:
     boxes: dict[str, Rectangle] = field(default_factory=dict)
     frames: dict[str, Rectangle] = field(default_factory=dict)
     arrows: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
+
+
+def has_dot() -> bool:
+    """Say whether graphviz is installed."""
+    return shutil.which("dot") is not None
 
 
 def require_dot() -> str:
@@ -83,7 +88,7 @@ def lay_out(shown: Display, rankdir: Rankdir = "TB") -> Layout:
 
 def _source(shown: Display, rankdir: str, names: dict[str, str], frames: dict[str, str]) -> str:
     graph = graphviz.Digraph(graph_attr={"rankdir": rankdir, "nodesep": "0.18", "ranksep": "0.3", "compound": "true"})
-    if len(shown.boxes) > 400:  # noqa: SIM102 - the reason stands here: exact ranking takes minutes then
+    if len(shown.boxes) > 400:
         graph.graph_attr.update({"nslimit": "2", "nslimit1": "2", "mclimit": "0.5", "splines": "line"})
     inner: dict[str | None, list[str]] = {}
     for frame in shown.frames.values():

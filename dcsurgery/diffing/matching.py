@@ -53,7 +53,7 @@ class Edits:
     replacements: frozenset[str] = frozenset()
 
 
-def pair_nodes(before: Network, after: Network, edits: Edits = Edits()) -> Pairs:  # noqa: B008 - it is frozen
+def pair_nodes(before: Network, after: Network, edits: Edits = Edits()) -> Pairs:
     """Pair the nodes of two networks.
 
     Parameters
@@ -96,23 +96,22 @@ def _pair_modules(before: Network, after: Network, pairs: Pairs) -> None:
     for node in new:
         by_print[prints[1][node.id]].append(node)
     for node in sorted(old, key=lambda n: -_size(before, n.id)):
-        if node.id in pairs.forward or node.parent in pairs.forward and node.parent != pairs.forward.get(node.parent):
-            continue
+        if node.id in pairs.forward or not (node.tensors or before.children(node.id)):
+            continue  # a Dropout or a ReLU is like any other
         candidates = [n for n in by_print[prints[0][node.id]] if n.id not in pairs.backward]
         near = [n for n in candidates if n.parent == pairs.forward.get(node.parent or "")]
         chosen = near or [n for n in candidates if n.name == node.name] or candidates
-        if chosen and (node.tensors or before.children(node.id)) and _pair_subtrees(before, after, node, chosen[0], pairs):
-            continue
+        if chosen:
+            _pair_subtrees(before, after, node, chosen[0], pairs)
 
 
-def _pair_subtrees(before: Network, after: Network, old: Node, new: Node, pairs: Pairs) -> bool:
+def _pair_subtrees(before: Network, after: Network, old: Node, new: Node, pairs: Pairs) -> None:
     if not pairs.add(old.id, new.id):
-        return False
+        return
     theirs = {n.name: n for n in after.children(new.id) if n.kind == "module"}
     for child in before.children(old.id):
         if child.kind == "module" and child.name in theirs:
             _pair_subtrees(before, after, child, theirs[child.name], pairs)
-    return True
 
 
 def _prints(network: Network) -> dict[str, int]:
@@ -262,7 +261,9 @@ class _Bodies:
             old[self._company(self._old, i, self._pairs.forward.get)].append(i)
         for i in theirs:
             new[self._company(self._new, i, lambda s: s if s in self._pairs.backward else None)].append(i)
-        return [pair for key, a in old.items() if len(a) == len(new.get(key, ())) for pair in zip(a, new[key], strict=True)]
+        return [
+            pair for key, a in old.items() if len(a) == len(new.get(key, ())) for pair in zip(a, new[key], strict=True)
+        ]
 
     def _company(self, side: _Side, id_: str, partner: Callable[[str], str | None]) -> object:
         users = sorted((position, self._looks(side.nodes[user])) for position, user in side.users.get(id_, ()))

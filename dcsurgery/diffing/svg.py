@@ -20,7 +20,7 @@ from dcsurgery.errors import BadInput
 __all__ = ["MANY_BOXES", "SIGNS", "render_svg", "tooltip"]
 
 MANY_BOXES = 3000  # more are folded: nobody can read them, and graphviz takes minutes
-SIGNS = {"replaced": "~", "deleted": "−", "inserted": "+", "moved": ">", "renamed": ">", "rewired": "≈", "same": ""}
+SIGNS = {"replaced": "~", "deleted": "-", "inserted": "+", "moved": ">", "renamed": ">", "rewired": "≈", "same": ""}
 _GAP, _MARGIN, _HEAD = 60.0, 16.0, 74.0
 _WIDE = 7.8  # points, of a bold character of the heading
 
@@ -145,7 +145,13 @@ def _entry(item: Box | Frame, side: int, union: Union, place: Rectangle) -> dict
     if sign and lines:
         lines[0] = f"{sign} {lines[0]}"
     gathered = isinstance(item, Box) and len(item.members) > 1
-    return {"place": place, "lines": lines, "state": item.state, "title": title, "kind": "more" if gathered else node.kind}
+    return {
+        "place": place,
+        "lines": lines,
+        "state": item.state,
+        "title": title,
+        "kind": "more" if gathered else node.kind,
+    }
 
 
 def _path(points: list[tuple[float, float]]) -> str:

@@ -153,7 +153,9 @@ def _call(change: Change) -> str:
 
 
 def _told(change: Change) -> str:
-    notes = [note for note in (change.note, f"{len(change.nodes_before)}x" if len(change.nodes_before) > 1 else "") if note]
+    notes = [
+        note for note in (change.note, f"{len(change.nodes_before)}x" if len(change.nodes_before) > 1 else "") if note
+    ]
     if change.state in ("moved", "renamed", "rewired"):
         notes.insert(0, change.state)
     told = f"  ({', '.join(notes)})" if notes else ""
@@ -193,5 +195,3 @@ def _wrapped(text: str, room: int) -> list[str]:
         else:
             lines += [word[i : i + room] for i in range(0, max(len(word), 1), room)]
     return lines
-
-
