@@ -194,10 +194,23 @@ class _Comparison:
     def _resolved(self, side: int, id_: str) -> str:
         """Return where a tensor comes from, as an id after: what has no partner is looked through."""
         paired = (self._pairs.forward, self._pairs.backward)[side]
+        network = (self._old, self._new)[side].network
         seen: set[str] = set()
-        while id_ not in paired and self._sources[side].get(id_) and id_ not in seen:
+        while id_ not in paired and id_ not in seen:
             seen.add(id_)
-            id_ = self._sources[side][id_][0]
+            node = network.nodes[id_]
+            inside = network.children(id_)
+            ports = network.children(str(node.parent)) if node.kind == "input" else []
+            if ports:  # of a module that is only there: what the module is given
+                given = self._sources[side].get(str(node.parent), [])
+                position = [port.id for port in ports if port.kind == "input"].index(id_)
+                above = given[position : position + 1]
+            elif inside:  # such a module itself: what its output is given
+                output = next((child.id for child in inside if child.kind == "output"), "")
+                above = self._sources[side].get(output, [])
+            else:
+                above = self._sources[side].get(id_, [])
+            id_ = above[0] if above else id_
         return self._pairs.forward.get(id_, id_) if side == 0 else id_
 
     def _notes(self) -> Iterator[str]:

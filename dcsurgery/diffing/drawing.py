@@ -65,7 +65,8 @@ def label_of(value: Any) -> str:
     """Return the class of a module as its author named it, or the name of a function; of a stand-in what it holds."""
     if isinstance(value, nn.Module):
         inner = getattr(value, "activation", None) if is_stand_in(value) else None
-        name = original_class(value).__name__
+        # A GraphModule's class is made for the one instance, and another one for its copy.
+        name = "GraphModule" if isinstance(value, fx.GraphModule) else original_class(value).__name__
         if inner is None:
             return name
         return label_of(inner) if name in ("InPlace", "ReplacedActivation") else f"{name}({label_of(inner)})"
@@ -99,7 +100,7 @@ class _Drawing:
         self._tree = self._places.tree
         self._canonical = {p: paths[0] for paths in self._tree.paths.values() for p in paths}
         self._sites: dict[Key, Site] = {site_key(site.place): site for site in census}
-        self._network = Network(census.model)
+        self._network = Network(label_of(model))
         self._keys: dict[str, Key] = {}
         self._called: set[str] = set()
         self._edited: set[str] = set()
