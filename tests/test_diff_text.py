@@ -1,0 +1,84 @@
+"""A diff in the terminal fits, needs no colour, and folds what did not change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import dcsurgery as dcs
+
+
+def model():
+    torch.manual_seed(0)
+    long = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.SiLU())
+    plain = nn.Sequential(nn.Linear(8, 8), nn.Flatten(), nn.Linear(8, 8))
+    return nn.ModuleDict({"a_module_with_quite_a_long_name": long, "plain": plain})
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = model()
+        self.head = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x):
+        for part in self.parts.values():
+            x = part(x)
+        return self.head(x)
+
+
+@pytest.fixture
+def diff():
+    net = Net().eval()
+    inputs = (torch.randn(4, 3, generator=torch.Generator().manual_seed(0)),)
+    return dcs.apply(net, dcs.plan(net, rescale=1e3, example_inputs=inputs)).diff(inputs)
+
+
+def test_every_change_has_its_sign_in_front_and_the_summary_is_last(diff):
+    lines = diff.to_text().splitlines()
+    signs = [line[0] for line in lines if line[:1] in ("~", "-", "+", ">")]
+    assert sorted(signs) == ["+", "-", "~", "~"]
+    assert lines[-1] == diff.summary or " ".join(lines[-2:]) == diff.summary
+    assert "Net: 2 replaced, 1 deleted, 1 inserted" in diff.summary
+
+
+def test_names_stand_at_their_depth_and_texts_in_one_column(diff):
+    lines = diff.to_text().splitlines()
+    silu = next(line for line in lines if "SiLU => IReLU" in line)
+    tanh = next(line for line in lines if "Tanh => IReLU" in line)
+    norm = next(line for line in lines if line.startswith("-"))
+    assert silu.index("SiLU") == tanh.index("Tanh") == norm.index("BatchNorm1d")
+    assert silu.startswith("~       2")
+    assert tanh.startswith("~     1")
+
+
+def test_unchanged_neighbours_are_one_line_and_full_shows_them(diff):
+    text = diff.to_text()
+    assert "plain" in text
+    assert "4 modules unchanged" in text
+    assert "Flatten" not in text
+    assert "Flatten" in diff.to_text(full=True)
+    assert "unchanged" not in diff.to_text(full=True)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_line_of_the_tree_is_wider_than_the_screen(diff, width):
+    tree = diff.to_text(width=width).splitlines()[:-2]
+    assert max(map(len, tree)) <= max(width, 46)  # the longest name alone needs 46 columns
+
+
+def test_colour_adds_escapes_and_nothing_else(diff):
+    import re
+
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", diff.to_text(color=True))
+    assert plain == diff.to_text()
+    assert plain != diff.to_text(color=True)
+
+
+def test_equal_models_are_one_line():
+    assert dcs.diff(Net(), Net()).to_text().splitlines()[-1] == "Net: no changes"
+
+
+def test_str_is_the_text(diff):
+    assert str(diff) == diff.to_text()
