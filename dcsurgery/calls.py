@@ -126,7 +126,7 @@ def call_hidden(
 
     What a user wrote in Python has calls of its own; nothing in it is replaced from here.
     """
-    if isinstance(callee, nn.Module) or _is_user_code(callee):
+    if is_user_code(callee):
         return callee(*args, **kwargs)
 
     def edited(value: Any) -> Any:
@@ -171,7 +171,10 @@ class _AppliedBelow(TorchFunctionMode):
         return frame is not None
 
 
-def _is_user_code(callee: Any) -> bool:
+def is_user_code(callee: Any) -> bool:
+    """Say whether a callable is a module or a user's function: what such code calls are calls of its own."""
+    if isinstance(callee, nn.Module):
+        return True
     function = getattr(callee, "__func__", callee)
     return isinstance(function, types.FunctionType) and not function.__code__.co_filename.startswith(_TORCH)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import sys
@@ -71,16 +72,20 @@ def eagerly() -> Iterator[None]:
         yield
 
 
+_TABLES = (dict, collections.OrderedDict, collections.defaultdict)
+_LISTS = (list, set, collections.deque)
+
+
 @contextlib.contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Let a model run and put back what it keeps in attributes afterwards: caches, counters, last outputs.
 
-    Plain lists, dicts and sets get their contents back, too. Buffers are copies meanwhile, so that not even the version
+    The containers among them get their contents back, too. Buffers are copies meanwhile, so that not even the version
     counters of the model's own move.
     """
     tables: list[dict[Any, Any]] = [vars(m) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    tables += [value for table in tables for value in table.values() if type(value) is dict]
-    lists = [value for table in tables for value in table.values() if type(value) in (list, set)]
+    tables += [value for table in tables for value in table.values() if type(value) in _TABLES]
+    lists = [value for table in tables for value in table.values() if type(value) in _LISTS]
     before = [(table, dict(table)) for table in tables]
     contents = [(value, copy.copy(value)) for value in lists]
     copies: dict[int, torch.Tensor] = {}  # a buffer may have several owners
@@ -98,7 +103,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for value, items in contents:
             if len(value) != len(items) or any(a is not b for a, b in zip(value, items, strict=True)):
                 value.clear()
-                (value.extend if isinstance(value, list) else value.update)(items)
+                (value.update if isinstance(value, set) else value.extend)(items)
 
 
 def describe(value: Any) -> str:

@@ -27,6 +27,7 @@ from dcsurgery.calls import (
     apply_edit,
     call_hidden,
     decide,
+    is_user_code,
     resolve_callee,
 )
 from dcsurgery.errors import Refused
@@ -42,7 +43,7 @@ from dcsurgery.source import (
     source_hash,
 )
 
-__all__ = ["CallEdit", "RewriteCalls", "methods_of"]
+__all__ = ["CallEdit", "RewriteCalls", "function_in", "methods_of"]
 
 Chain = tuple[CallStep, ...]
 
@@ -111,6 +112,27 @@ class RewriteCalls:
         return members
 
 
+_HOLDS_CODE = (
+    types.FunctionType,
+    staticmethod,
+    classmethod,
+    property,
+    functools.partialmethod,
+    functools.cached_property,
+)
+
+
+def function_in(raw: Any) -> Any:
+    """Return the function behind a class attribute: of a static or class method, a property, a partial method."""
+    match raw:
+        case property():
+            return raw.fget
+        case functools.partialmethod() | functools.cached_property():
+            return function_in(raw.func)
+        case _:
+            return getattr(raw, "__func__", raw)
+
+
 def methods_of(cls: type) -> dict[str, Any]:
     """Return the raw class attributes that hold user code, as attribute lookup finds them."""
     found: dict[str, Any] = {}
@@ -118,7 +140,7 @@ def methods_of(cls: type) -> dict[str, Any]:
         if base is object or base.__module__.split(".")[0] == "torch":
             continue
         for name, raw in vars(base).items():
-            held = isinstance(raw, types.FunctionType | staticmethod | classmethod | property)
+            held = isinstance(raw, _HOLDS_CODE)
             if held and not any(name in vars(b) for b in cls.__mro__[: cls.__mro__.index(base)]):
                 found[name] = raw
     return found
@@ -130,23 +152,22 @@ def _key(step: CallStep) -> CodeKey:
 
 @dataclass
 class _Table:
-    """The changed calls of one function: helper by position."""
+    """The changed calls of one function: edit by position."""
 
-    calls: dict[tuple[int, int], Callable[..., Any] | None] = field(default_factory=dict)  # None: only pass through
+    calls: dict[tuple[int, int], CallEdit | None] = field(default_factory=dict)  # None: only pass through
 
 
 def _tables(edits: tuple[CallEdit, ...]) -> dict[CodeKey, _Table]:
     tables: dict[CodeKey, _Table] = {}
     for edit in edits:
-        helper = _site_helper(edit)
         for chain in edit.chains:
             for step in chain[:-1]:
                 tables.setdefault(_key(step), _Table()).calls.setdefault(step.end, None)
-            tables.setdefault(_key(chain[-1]), _Table()).calls[chain[-1].end] = helper
+            tables.setdefault(_key(chain[-1]), _Table()).calls[chain[-1].end] = edit
     return tables
 
 
-def _site_helper(edit: CallEdit) -> Callable[..., Any]:
+def _site_helper(edit: CallEdit, passing: Callable[..., Any]) -> Callable[..., Any]:
     decisions: dict[Any, Decision] = {}  # what a callee is is asked once: that is slower than the call
     activation = None if edit.replacement is None else activation_function(edit.replacement)
 
@@ -157,11 +178,15 @@ def _site_helper(edit: CallEdit) -> Callable[..., Any]:
         decision = _known(decisions, callee)
         if decision is None:
             decision = decide(callee, edit.operator)
+            if decision is None and is_user_code(callee):  # it has calls of its own, which may be edited, too
+                return passing(callee, None, *args, **kwargs)
             if decision is None:
                 return call_hidden(edit.operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
             token = None if torch.compiler.is_compiling() else _lasting(callee)
             if token is not None:
                 decisions[token] = decision
+        if args and isinstance(args[0], list | tuple | dict):  # the same function may be given anything
+            return passing(callee, None, *args, **kwargs)
         if activation is not None and decision.plain and len(args) == 1 and not kwargs:
             return irelu(args[0]) if activation is irelu else apply_activation(args[0], activation)
         return apply_edit(decision.operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
@@ -201,13 +226,19 @@ class _Rewriter:
         self._made: weakref.WeakKeyDictionary[types.FunctionType, types.FunctionType] = weakref.WeakKeyDictionary()
 
     def member(self, raw: Any) -> Any:
-        """Rewrite a class attribute: a function, static or class method or property."""
+        """Rewrite a class attribute: a function, or what `methods_of` knows that holds one."""
         if isinstance(raw, staticmethod | classmethod):
             new = self.function(raw.__func__) if isinstance(raw.__func__, types.FunctionType) else raw.__func__
             return raw if new is raw.__func__ else type(raw)(new)
         if isinstance(raw, property):
             getter = self.function(raw.fget) if isinstance(raw.fget, types.FunctionType) else raw.fget
             return raw if getter is raw.fget else property(getter, raw.fset, raw.fdel, raw.__doc__)
+        if isinstance(raw, functools.partialmethod):
+            inner = self.member(raw.func) if isinstance(raw.func, _HOLDS_CODE) else raw.func
+            return raw if inner is raw.func else functools.partialmethod(inner, *raw.args, **raw.keywords)
+        if isinstance(raw, functools.cached_property):
+            inner = self.function(raw.func) if isinstance(raw.func, types.FunctionType) else raw.func
+            return raw if inner is raw.func else functools.cached_property(inner)
         return self.function(raw)
 
     def function(self, function: types.FunctionType, within: tuple[types.FunctionType, ...] = ()) -> types.FunctionType:
@@ -323,7 +354,8 @@ class _Changer(ast.NodeTransformer):
             return node
         # A single leading underscore: two would be mangled inside a class.
         name = f"_dcs_{len(self.helpers)}"
-        self.helpers[name] = self._table.calls[end] or self._passing
+        edit = self._table.calls[end]
+        self.helpers[name] = self._passing if edit is None else _site_helper(edit, self._passing)
         target: ast.expr
         if isinstance(node.func, ast.Attribute):
             target, method = node.func.value, ast.Constant(mangled(node.func.attr, self._cls))

@@ -31,6 +31,7 @@ __all__ = [
     "instruction_end",
     "mangled",
     "parse",
+    "running_call",
     "source_hash",
 ]
 
@@ -186,6 +187,18 @@ def mangled(name: str, cls: str | None) -> str:
 def calls_in(node: ast.AST) -> dict[tuple[int, int], ast.Call]:
     """Return every call inside a syntax tree by its end."""
     return {call_end(child): child for child in ast.walk(node) if isinstance(child, ast.Call)}
+
+
+@functools.lru_cache(maxsize=256)
+def _calls(tree: ast.Module) -> dict[tuple[int, int], ast.Call]:
+    return calls_in(tree)
+
+
+def running_call(frame: types.FrameType) -> ast.Call | None:
+    """Return the call that a frame is at, as its source has it."""
+    end = instruction_end(frame.f_code, frame.f_lasti)
+    tree = None if end is None else parse(frame.f_code.co_filename)
+    return None if end is None or tree is None else _calls(tree).get(end)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -7,6 +7,8 @@ no import can find.
 
 from __future__ import annotations
 
+import abc
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -59,12 +61,26 @@ def amended(cls: type[nn.Module], amendment: Amendment) -> type[nn.Module]:
         "_dcsurgery_original": original_class(cls),
         "_dcsurgery_amendments": (*amendments_of(cls), amendment),
     }
-    metaclass: Any = type(cls)
-    # Made below nn.Module and moved below cls, so that cls.__init_subclass__ does not register it as one of the user's.
-    new: type[nn.Module] = metaclass(cls.__name__, (nn.Module,), members)
-    new.__bases__ = (cls,)
+    new = _made(cls, members)
     with _LOCK:
         return _CLASSES.setdefault((cls, amendment), new)
+
+
+def _made(cls: type[nn.Module], members: dict[str, Any]) -> type[nn.Module]:
+    """Make the subclass without the user's metaclass or ``__init_subclass__`` taking it for one of the user's own."""
+    metaclass: Any = type(cls)
+    maker: Any = abc.ABCMeta if issubclass(metaclass, abc.ABCMeta) else type
+    if not any("__init_subclass__" in vars(base) for base in cls.__mro__[:-1]):
+        return maker.__new__(metaclass, cls.__name__, (cls,), members)
+    new: type[nn.Module] = maker.__new__(metaclass, cls.__name__, (nn.Module,), members)
+    try:
+        new.__bases__ = (cls,)
+    except TypeError as error:
+        raise Refused(
+            f"class {cls.__qualname__} has __slots__ and __init_subclass__, so it cannot be amended ({error})",
+            fix="leave the site out with --exclude",
+        ) from None
+    return new
 
 
 def amend(module: nn.Module, amendment: Amendment) -> Callable[[], None]:
@@ -90,15 +106,22 @@ def original_class(obj: nn.Module | type[nn.Module]) -> type[nn.Module]:
     return cls.__dict__.get("_dcsurgery_original", cls) if amendments_of(cls) else cls
 
 
-def rebuild(cls: type[nn.Module], amendments: tuple[Amendment, ...]) -> nn.Module:
-    """Make an empty instance of an amended class: what pickle and deepcopy call before they restore the state."""
+def rebuild(cls: type[nn.Module], amendments: tuple[Amendment, ...], *args: Any, **kwargs: Any) -> nn.Module:
+    """Make an empty instance of an amended class: what pickle and deepcopy call before they restore the state.
+
+    The arguments are those that the class's own ``__getnewargs__`` gives for its ``__new__``.
+    """
     for amendment in amendments:
         cls = amended(cls, amendment)
-    return cls.__new__(cls)
+    return cls.__new__(cls, *args, **kwargs)
 
 
 def _reduce_ex(self: nn.Module, protocol: int) -> tuple[Any, ...]:
     # object's own reduction honours a user-defined __getstate__; only the constructor is exchanged.
     reduced: Any = object.__reduce_ex__(self, max(protocol, 2))
-    _, _, state, *rest = reduced
-    return (rebuild, (original_class(self), amendments_of(self)), state, *rest)
+    _, (_, *args), state, *rest = reduced
+    if hasattr(self, "__getnewargs_ex__"):  # its reduction holds one tuple and one dict
+        positional, keywords = args
+        made = functools.partial(rebuild, original_class(self), amendments_of(self), *positional, **keywords)
+        return (made, (), state, *rest)
+    return (rebuild, (original_class(self), amendments_of(self), *args), state, *rest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import enum
 import functools
 import re
 import types
@@ -19,7 +20,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from dcsurgery.errors import BadInput
+from dcsurgery.errors import BadInput, Refused
 
 __all__ = ["Slot", "Tree", "get_path", "join", "replace_slot"]
 
@@ -178,7 +179,7 @@ def _is_helper_object(value: Any) -> bool:
     cls = type(value)
     return (
         hasattr(value, "__dict__")
-        and not isinstance(value, type | types.ModuleType | torch.Tensor)
+        and not isinstance(value, type | types.ModuleType | torch.Tensor | enum.Enum)  # members are one of a kind
         and cls.__module__.split(".")[0] not in _NOT_OPENED
     )
 
@@ -298,5 +299,10 @@ def _replaced(value: Any, tokens: list[str | int], new: Any) -> Any:
         changed[token.value] = inner
         return changed
     changed = copy.copy(value)
+    if changed is value:
+        raise Refused(
+            f"a {type(value).__name__} cannot be copied, and others may hold it, too",
+            fix="leave the site out: --exclude",
+        )
     object.__setattr__(changed, str(token), inner)  # frozen dataclasses included
     return changed

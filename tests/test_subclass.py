@@ -101,6 +101,53 @@ class Entry(Registered, key="entry"):
     pass
 
 
+class Insisting(type):
+    """Needs an argument, and counts the classes that it makes."""
+
+    made: ClassVar[list[str]] = []
+
+    def __new__(mcs, name, bases, members, *, key):
+        Insisting.made.append(name)
+        return super().__new__(mcs, name, bases, members)
+
+    def __init__(cls, name, bases, members, *, key):
+        super().__init__(name, bases, members)
+
+
+class OfMetaclass(Plain, metaclass=Insisting, key=1):
+    pass
+
+
+class WithArguments(Plain):
+    """Its ``__new__`` needs what ``__getnewargs__`` gives."""
+
+    def __new__(cls, number):
+        return super().__new__(cls)
+
+    def __init__(self, number=2):
+        super().__init__()
+        self.number = number
+
+    def __getnewargs__(self):
+        return (self.number,)
+
+
+class WithKeywords(Plain):
+    def __new__(cls, *, number):
+        return super().__new__(cls)
+
+    def __init__(self, number=2):
+        super().__init__()
+        self.number = number
+
+    def __getnewargs_ex__(self):
+        return (), {"number": self.number}
+
+
+class RegisteredWithSlots(Registered, key="slots"):
+    __slots__ = ("extra",)
+
+
 class Reduces(Plain):
     def __reduce__(self):
         return (Reduces, ())
@@ -111,7 +158,7 @@ class ReducesEx(Plain):
         return (ReducesEx, ())
 
 
-CLASSES = [Plain, WithState, Concrete, Generally, Entry]
+CLASSES = [Plain, WithState, Concrete, Generally, Entry, OfMetaclass]
 
 
 def reloaded(model: nn.Module, how: str) -> nn.Module:
@@ -208,7 +255,38 @@ def test_undoing_gives_back_the_class_that_was_there():
 def test_a_registry_of_subclasses_does_not_see_the_amended_one():
     before = dict(Registered.classes)
     amend(Entry(), Times(7.0))
-    assert Registered.classes == before == {"entry": Entry}
+    assert Registered.classes == before == {"entry": Entry, "slots": RegisteredWithSlots}
+
+
+def test_a_metaclass_does_not_see_the_amended_one():
+    before = list(Insisting.made)
+    amend(OfMetaclass(), Times(7.0))
+    assert Insisting.made == before == ["OfMetaclass"]
+
+
+def test_an_abstract_class_tells_its_instances_from_those_of_the_amended_one():
+    model = Concrete()
+    assert isinstance(model, Abstract)
+    amend(model, Times(2.0))
+    assert isinstance(model, type(model))
+    assert not isinstance(Concrete(), type(model))
+
+
+@pytest.mark.parametrize("model", [WithArguments(3), WithKeywords(number=3)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("how", ["deepcopy", "torch.save", "4"])
+def test_what_new_needs_is_given_to_it(model, how):
+    undo = amend(model, Times(2.0))
+    try:
+        restored = reloaded(model, how)
+    finally:
+        undo()
+    assert restored.number == 3
+    assert amendments_of(restored) == (Times(2.0),)
+
+
+def test_slots_in_a_class_that_registers_are_refused():
+    with pytest.raises(Refused, match=r"RegisteredWithSlots has __slots__ and __init_subclass__.*--exclude"):
+        amend(RegisteredWithSlots(), Times(2.0))
 
 
 @pytest.mark.parametrize("cls", [Reduces, ReducesEx])

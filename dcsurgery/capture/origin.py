@@ -5,6 +5,7 @@ Everything is read off Python's frames; the exact call expression comes from the
 
 from __future__ import annotations
 
+import ast
 import functools
 import os
 import types
@@ -17,9 +18,9 @@ import torch
 from torch import nn
 
 from dcsurgery.instance_functions import instance_owner
-from dcsurgery.rewriting import methods_of
+from dcsurgery.rewriting import function_in, methods_of
 from dcsurgery.sites import CallStep
-from dcsurgery.source import CodeKey, code_key, instruction_end
+from dcsurgery.source import CodeKey, code_key, instruction_end, running_call
 from dcsurgery.subclass import original_class
 
 __all__ = [
@@ -97,8 +98,7 @@ def method_codes(cls: type[nn.Module]) -> dict[CodeKey, str]:
 def _method_codes(cls: type) -> dict[CodeKey, str]:
     found: dict[CodeKey, str] = {}
     for name, raw in methods_of(cls).items():
-        function = raw.fget if isinstance(raw, property) else getattr(raw, "__func__", raw)
-        for code in _codes_of(function, set()):
+        for code in _codes_of(function_in(raw), set()):
             found.setdefault(code_key(code), name)
     return found
 
@@ -161,6 +161,7 @@ def origin_of(frame: types.FrameType | None) -> Origin:
 def chain_of(frames: Sequence[types.FrameType]) -> tuple[nn.Module | None, tuple[CallStep, ...]]:
     """Return the module that owns the outermost method and the chain of calls down to ``frames[0]``'s current one."""
     steps: list[CallStep] = []
+    found: tuple[nn.Module | None, tuple[CallStep, ...]] = None, ()
     inside: tuple[str, tuple[int, int]] | None = None  # a nested function whose enclosing one is further out
     for position, frame in enumerate(frames):
         code = frame.f_code
@@ -180,8 +181,26 @@ def chain_of(frames: Sequence[types.FrameType]) -> tuple[nn.Module | None, tuple
         steps.insert(0, CallStep(key.function, key.first_line, end))
         owner = _method_owner(frame, key)
         if owner is not None:
-            return owner, tuple(steps)
-    return None, tuple(steps)
+            found = owner, tuple(steps)
+            if not _named_by_class(frames[position + 1 : position + 2], owner):
+                return found
+    return found if found[0] is not None else (None, tuple(steps))
+
+
+def _named_by_class(callers: Sequence[types.FrameType], owner: nn.Module) -> bool:
+    """Say whether a method was called as ``super().f(x)`` or ``Class.f(self, x)``: not looked up on the module."""
+    for caller in callers:
+        names = caller.f_code.co_varnames[: caller.f_code.co_argcount]
+        if not names or caller.f_locals.get(names[0]) is not owner:
+            return False
+        call = running_call(caller)
+        base = call.func.value if call is not None and isinstance(call.func, ast.Attribute) else None
+        if isinstance(base, ast.Call):
+            return isinstance(base.func, ast.Name) and base.func.id == "super"
+        if isinstance(base, ast.Name):
+            named = caller.f_locals.get(base.id, caller.f_globals.get(base.id))
+            return isinstance(named, type)
+    return False
 
 
 def _method_owner(frame: types.FrameType, key: CodeKey) -> nn.Module | None:

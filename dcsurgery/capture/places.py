@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import gc
+import inspect
 import types
 from collections import defaultdict
 from typing import Any
@@ -17,7 +18,7 @@ from dcsurgery.capture.origin import BOUNDARIES, Origin, chain_of, is_library_fi
 from dcsurgery.catalog import Match
 from dcsurgery.paths import PathSet
 from dcsurgery.recognition import is_library_code, recognise
-from dcsurgery.source import calls_in, instruction_end, parse
+from dcsurgery.source import running_call
 from dcsurgery.subclass import original_class
 from dcsurgery.tree import Slot, Tree
 
@@ -41,8 +42,9 @@ class Places:
         self.closed = PathSet()  # paths of recognised modules: nothing below is a site of its own
         self._slot_codes: set[types.CodeType] = set()
         inside: set[str] = set()  # modules below a recognised one belong to it
+        whole = ""  # the last recognised object that is no module: what it holds follows it, and belongs to it
         for slot in self.tree.slots:
-            if slot.owner in inside:
+            if slot.owner in inside or (whole and slot.path.startswith((f"{whole}.", f"{whole}["))):
                 if isinstance(slot.value, nn.Module):
                     inside.add(slot.path)
                 continue
@@ -52,9 +54,11 @@ class Places:
             if isinstance(slot.value, nn.Module) and self.match_of(slot.value) is not None:
                 inside.add(slot.path)
                 self.closed.add(slot.path)
-            code = None if isinstance(slot.value, nn.Module) else _code_of(slot.value)
-            if code is not None and self.match_of(slot.value) is not None:
-                self._slot_codes.add(code)
+            if not isinstance(slot.value, nn.Module) and self.match_of(slot.value) is not None:
+                whole = slot.path
+                code = _code_of(slot.value)
+                if code is not None:
+                    self._slot_codes.add(code)
 
     def match_of(self, value: Any) -> Match | None:
         """Return what a module or callable of this model is."""
@@ -167,9 +171,13 @@ class Places:
     def _is_opened(frame: types.FrameType) -> bool:
         """Say whether a frame runs code that is looked into: methods of modules, comprehensions, module level."""
         code = frame.f_code
-        if code.co_argcount < 1 or (code.co_name.startswith("<") and code.co_name != "<lambda>"):
+        takes_any = bool(code.co_flags & inspect.CO_VARARGS) and not code.co_kwonlyargcount
+        if (code.co_argcount < 1 and not takes_any) or (code.co_name.startswith("<") and code.co_name != "<lambda>"):
             return True
-        return isinstance(frame.f_locals.get(code.co_varnames[0]), nn.Module)
+        first = frame.f_locals.get(code.co_varnames[0])
+        if code.co_argcount < 1 and isinstance(first, tuple) and first:
+            first = first[0]
+        return isinstance(first, nn.Module)
 
 
 def _function_of(frame: types.FrameType) -> Any:
@@ -204,11 +212,7 @@ def _code_of(value: Any) -> types.CodeType | None:
 
 def _names_function_itself(frame: types.FrameType) -> bool:
     """Say whether the call in progress is written as ``namespace.name(…)``, ``tensor.method(…)`` or a global's name."""
-    end = instruction_end(frame.f_code, frame.f_lasti)
-    tree = parse(frame.f_code.co_filename)
-    if end is None or tree is None:
-        return False
-    call = _calls(tree).get(end)
+    call = running_call(frame)
     if call is None:
         return False
     root: ast.expr = call.func
@@ -227,9 +231,7 @@ def _names_function_itself(frame: types.FrameType) -> bool:
 
 def _attribute_called(frame: types.FrameType) -> str | None:
     """Return ``acts[1]`` where the call in progress is written as ``module.acts[1](…)``."""
-    end = instruction_end(frame.f_code, frame.f_lasti)
-    tree = parse(frame.f_code.co_filename)
-    call = None if end is None or tree is None else _calls(tree).get(end)
+    call = running_call(frame)
     text, node = "", None if call is None else call.func
     while isinstance(node, ast.Attribute | ast.Subscript):
         if isinstance(node, ast.Attribute):
@@ -243,8 +245,3 @@ def _attribute_called(frame: types.FrameType) -> str | None:
         node = node.value
     module = isinstance(node, ast.Name) and isinstance(frame.f_locals.get(node.id), nn.Module)
     return text.removeprefix(".") if module else None
-
-
-@functools.lru_cache(maxsize=256)
-def _calls(tree: ast.Module) -> dict[tuple[int, int], ast.Call]:
-    return calls_in(tree)

@@ -10,6 +10,7 @@ import contextlib
 import linecache
 import re
 import sys
+import threading
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -82,6 +83,14 @@ class _Frame:
     turns: Counter[int] = field(default_factory=Counter)  # id(shared callable) -> calls so far
 
 
+class _OfThread(threading.local):
+    """What a forward that starts threads must not mix: torch's global hooks see the modules of all of them."""
+
+    def __init__(self) -> None:
+        self.stack: list[_Frame] = []
+        self.busy = False
+
+
 class Recorder(TorchFunctionMode):
     """Context manager: record the run of ``model`` inside it into ``recording``."""
 
@@ -91,14 +100,27 @@ class Recorder(TorchFunctionMode):
         self._model = model
         self._places = places
         self._keep_inputs = keep_inputs
-        self._stack: list[_Frame] = []
+        self._thread = _OfThread()
         self._alive: list[torch.Tensor] = []  # ids stay unique while the tensors live
         self._parameters: dict[int, str] = {}
         self._hooks: list[Any] = []
         self._current: list[Key | None] = []
         self._compounds: dict[types.FrameType, tuple[Key | None, fx.Node | None]] = {}
         self._outputs: list[tuple[Key, torch.Tensor, int]] = []
-        self.busy = False  # our own bookkeeping calls torch, too
+
+    @property
+    def busy(self) -> bool:
+        """Whether this thread is at our own bookkeeping, which calls torch, too."""
+        return self._thread.busy
+
+    @busy.setter
+    def busy(self, value: bool) -> None:
+        self._thread.busy = value
+
+    @property
+    def _stack(self) -> list[_Frame]:
+        """The module calls in progress in this thread, outermost first."""
+        return self._thread.stack
 
     def __enter__(self) -> Self:
         self._hooks = [
@@ -164,7 +186,8 @@ class Recorder(TorchFunctionMode):
         frame.tape = Tape(path, self._parameters, self._alive)
         self.recording.graphs[path] = frame.tape.graph
         frame.tape.begin(args, frame.kwargs)
-        if self._keep_inputs:
+        # What vmap and grad hand down are layers around tensors: they mean nothing outside.
+        if self._keep_inputs and not torch._C._are_functorch_transforms_active():
             self.recording.rng[path] = torch.random.get_rng_state()
             self.recording.inputs[path] = (_detached(args), _detached(frame.kwargs))
 
@@ -176,7 +199,7 @@ class Recorder(TorchFunctionMode):
             self._keep_version(frame.key, output)
         if frame.tape is not None:
             frame.tape.end(output)
-            if self._keep_inputs:
+            if frame.path in self.recording.inputs:
                 self.recording.outputs[frame.path] = _detached(output)
         parent = self._stack[-1] if self._stack else None
         if parent is not None and parent.tape is not None:

@@ -16,14 +16,14 @@ from typing import Any
 from torch import nn
 
 from dcsurgery.capture.graphs import Key
-from dcsurgery.capture.origin import method_codes, short_file
+from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.recording import Event
 from dcsurgery.catalog import Match, match_method, match_module
 from dcsurgery.errors import Refused
 from dcsurgery.instance_functions import instance_roots
 from dcsurgery.recognition import is_library_code, recognise
-from dcsurgery.rewriting import methods_of
+from dcsurgery.rewriting import function_in, methods_of
 from dcsurgery.sites import CallStep
 from dcsurgery.source import CodeKey, FunctionNode, call_end, code_key, function_node, mangled
 from dcsurgery.subclass import original_class
@@ -63,14 +63,12 @@ class _Scanner:
         self._module = module
         self._path = path
         self._places = places
-        self._own = method_codes(original_class(module))
         self._roots: list[types.FunctionType] = []
         self._functions: dict[types.FunctionType, _Function] = {}
 
     def method(self, raw: Any) -> None:
         """Scan a class attribute, decorators looked through."""
-        function = raw.fget if isinstance(raw, property) else getattr(raw, "__func__", raw)
-        for candidate in unwrapped(function):
+        for candidate in unwrapped(function_in(raw)):
             if not is_library_code(candidate.__module__) and candidate not in self._roots:
                 self._roots.append(candidate)
                 self.function(candidate)
@@ -91,18 +89,14 @@ class _Scanner:
         """Note that a function calls, or hands on, another one."""
         if is_library_code(function.__module__):
             return
-        if code_key(function.__code__) in self._own and not self._is_static(function):
-            self.method(function)
-            return
         caller.calls.append((step, function))
         self.function(function)
 
-    def _is_static(self, function: types.FunctionType) -> bool:
-        raw = self.methods.get(function.__name__)
-        return isinstance(raw, staticmethod | classmethod)
-
     def own_attribute(self, name: str, caller: _Function, step: CallStep | None) -> bool:
         """Scan what ``self.name`` stands for, if that is a method or a property; a slot is a site of its own."""
+        own = vars(self._module).get(name)
+        if step is not None and isinstance(own, types.FunctionType) and self._places.match_of(own) is None:
+            self.called(caller, step, own)  # a closure that __init__ made: no site as a whole, but it may have some
         held = None if name in vars(self._module) else self.methods.get(name)
         if isinstance(held, staticmethod | classmethod):
             if step is not None and isinstance(held.__func__, types.FunctionType):
@@ -121,7 +115,7 @@ class _Scanner:
         """Return what ``super().name`` is in a method, and the class that has it."""
         mro = original_class(self._module).__mro__
         own = next(
-            (i for i, c in enumerate(mro) if function in unwrapped(_plain(vars(c).get(function.__name__)))), None
+            (i for i, c in enumerate(mro) if function in unwrapped(function_in(vars(c).get(function.__name__)))), None
         )
         parent = None if own is None else next((c for c in mro[own + 1 :] if name in vars(c)), None)
         return None if parent is None else (vars(parent)[name], parent)
@@ -129,7 +123,7 @@ class _Scanner:
     def is_method(self, function: types.FunctionType) -> bool:
         """Say whether a function's first argument is the module."""
         held = (vars(cls).get(function.__name__) for cls in original_class(self._module).__mro__)
-        return any(not isinstance(raw, staticmethod) and function in unwrapped(_plain(raw)) for raw in held)
+        return any(not isinstance(raw, staticmethod) and function in unwrapped(function_in(raw)) for raw in held)
 
     # -- chains ------------------------------------------------------------------------------------------------------
 
@@ -342,10 +336,6 @@ def _probe(cls: type[nn.Module]) -> nn.Module | None:
         return probe if match_module(probe) is not None else None
     except (AttributeError, TypeError):
         return None
-
-
-def _plain(raw: Any) -> Any:
-    return raw.fget if isinstance(raw, property) else getattr(raw, "__func__", raw)
 
 
 def unwrapped(function: Any) -> list[types.FunctionType]:

@@ -59,7 +59,8 @@ def _prepare(model: nn.Module, example_inputs: Any) -> tuple[Function, tuple[tor
         double = copy.deepcopy(model).double()
         args, kwargs = arguments(converted(fresh(example_inputs), torch.float64))
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        wanted = [i for i, t in enumerate(leaves) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+        floating = [(i, t) for i, t in enumerate(leaves) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+        wanted = [i for i, t in floating if t.layout is torch.strided]
         names = [n for n, p in double.named_parameters() if p.requires_grad and p.numel()]
         parameters = dict(double.named_parameters())
         buffers = {n: b.clone() for n, b in double.named_buffers()}
@@ -76,11 +77,12 @@ def _prepare(model: nn.Module, example_inputs: Any) -> tuple[Function, tuple[tor
                 output = torch.func.functional_call(double, state, new_args, new_kwargs, tie_weights=True)
             plain = dict(output) if hasattr(output, "keys") and not isinstance(output, dict) else output
             found = [t for t in pytree.tree_leaves(plain) if isinstance(t, torch.Tensor) and t.is_floating_point()]
-            return tuple(t for t in found if t.requires_grad)
+            return tuple(t.to_dense() for t in found if t.requires_grad)
 
         tensors = [leaves[i].detach().clone().requires_grad_() for i in wanted]
         tensors += [parameters[n].detach().clone().requires_grad_() for n in names]
         outputs = function(*tensors)
+        used = _used(outputs, tensors)
     except Exception as error:  # noqa: BLE001 - a model may refuse float64 in any way
         text = (str(error).splitlines() or [""])[0]
         return f"the model does not run in float64 ({type(error).__name__}: {text[:120]})"
@@ -92,14 +94,17 @@ def _prepare(model: nn.Module, example_inputs: Any) -> tuple[Function, tuple[tor
     largest = float(values.abs().max())
     if largest < 1e-12:
         return "the output is zero: a comparison would show nothing"
-    used = torch.autograd.grad(
-        torch.stack([o.sum() for o in outputs]).sum(),
-        tensors,
-        allow_unused=True,
-    )
-    positions = [i for i, gradient in enumerate(used) if gradient is not None]
-    groups = _groups(positions, len(wanted))
+    groups = _groups(used, len(wanted))
     return _of_groups(function, tensors, groups, largest), tuple(_flat([tensors[i] for i in group]) for group in groups)
+
+
+def _used(outputs: tuple[torch.Tensor, ...], tensors: list[torch.Tensor]) -> list[int]:
+    """Return the positions of the tensors that the outputs depend on."""
+    if not outputs:
+        return []
+    total = torch.stack([o.sum() for o in outputs]).sum()
+    gradients = torch.autograd.grad(total, tensors, allow_unused=True)
+    return [i for i, gradient in enumerate(gradients) if gradient is not None]
 
 
 def _groups(positions: list[int], inputs: int) -> list[list[int]]:

@@ -489,7 +489,7 @@ CASES = {
     "one of two lambdas on one line": Case(
         TwoLambdas, lambda m, x: m.b(F.silu(m.a(x)) + 1 + 2 * hand(m.a(x))), options={"include": "op:tanh"}
     ),
-    "cached property": Case(Cached, lambda m, x: m.b(F.linear(x, hand(m.a.weight) + 1)), static=False),
+    "cached property": Case(Cached, lambda m, x: m.b(F.linear(x, hand(m.a.weight) + 1))),
     "context decorator": Case(InContext, between),
     "forward from outside": Case(ForwardFromOutside, between),
     "other method of a child": Case(
