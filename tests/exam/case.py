@@ -34,6 +34,8 @@ class Case:
         The mode in which it is edited and checked. The identity is judged in both.
     dtype
         Of the parameters. Derivatives are judged in float64.
+    by_hand
+        A further judgement: raises AssertionError where the edited model is not what was written by hand.
     """
 
     family: str
@@ -44,6 +46,7 @@ class Case:
     edits: int | None = None
     training: bool = False
     dtype: torch.dtype = torch.float64
+    by_hand: Callable[[], None] | None = None
 
     @property
     def title(self) -> str:

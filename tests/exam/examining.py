@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import dcsurgery as dcs
 from dcsurgery.errors import CheckFailed, SurgeryError
@@ -25,7 +25,10 @@ Bits = list[Tensor | None]
 Status = Literal["pass", "fail", "skip"]
 
 #: What each case is judged by, in the order of the table.
-JUDGEMENTS = ("sites", "residual", "value witness", "keys", "identity", "undo", "reload", "double backward", "checks")
+JUDGEMENTS = (
+    *("sites", "residual", "value witness", "by hand", "keys", "identity", "undo", "reload", "double backward"),
+    "checks",
+)
 
 _LIMIT = 20.0  # seconds that one case may take before its derivatives are left out
 _RESIDUAL = ("residual", "known sites", "other sites", "graph equals plan")
@@ -77,6 +80,9 @@ def judge(case: Case) -> Verdict:
         _judged("undo", lambda: _undo(model, inputs, before, surgery)),
         _judged("reload", lambda: _reload(model, inputs, surgery)),
     ]
+    by_hand = case.by_hand
+    if by_hand is not None:
+        found.append(_judged("by hand", lambda: by_hand() or ""))
     if time.process_time() - begin > _LIMIT:
         found.append(Judgement("double backward", "skip", f"the case has taken more than {_LIMIT:g} s"))
     elif case.dtype != torch.float64:
@@ -183,7 +189,7 @@ def _keys(model: nn.Module, state: dict[str, torch.Tensor], surgery: Surgery) ->
         return "requires_grad differs"
     missing = edited.load_state_dict(state, strict=False)
     unexpected = [name for name in missing.unexpected_keys if name not in surgery.key_map.deleted]
-    absent = [name for name in missing.missing_keys if name not in surgery.key_map.added]
+    absent = [name for name in missing.missing_keys if name in state and name not in surgery.key_map.added]
     return f"the original's checkpoint does not fit: {unexpected + absent}" if unexpected or absent else ""
 
 
@@ -203,12 +209,17 @@ def _undo(model: nn.Module, inputs: Any, before: dict[bool, Bits], surgery: Surg
     back = dcs.apply(other, surgery.plan, inplace=True).undo()
     if back is not other:
         return "undo returned another object"
-    if [type(m) for m in back.modules()] != [type(m) for m in model.modules()]:
+    if _classes(back) != _classes(model):
         return "other classes"
     if list(back.state_dict()) != list(model.state_dict()):
         return "other keys"
     same = all(equal_bits(bits(back, inputs, training=mode), before[mode]) for mode in before)
     return "" if same else "other bits"
+
+
+def _classes(model: nn.Module) -> list[Any]:
+    # Every GraphModule has a class of its own.
+    return [fx.GraphModule if isinstance(m, fx.GraphModule) else type(m) for m in model.modules()]
 
 
 def _reload(model: nn.Module, inputs: Any, surgery: Surgery) -> str:

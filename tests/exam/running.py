@@ -103,8 +103,9 @@ def equal_bits(a: list[Tensor | None], b: list[Tensor | None]) -> bool:
     def same(x: Tensor | None, y: Tensor | None) -> bool:
         if x is None or y is None:
             return x is y
-        if (x.dtype, x.shape) != (y.dtype, y.shape):
+        if (x.dtype, x.shape, x.layout) != (y.dtype, y.shape, y.layout):
             return False
+        x, y = x.to_dense(), y.to_dense()
         return bool(((x == y) | ((x != x) & (y != y))).all())  # noqa: PLR0124 - NaN alone differs from itself
 
     return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))

@@ -1,6 +1,8 @@
-"""All hard cases by name."""
+"""All hard cases of the default suite by name."""
 
 from __future__ import annotations
+
+from exam.hard_cases import classes, control_flow, data, held, state, transforms
 
 from models import attributes, calls, compounds, helpers, messages, norms, structure
 
@@ -11,4 +13,17 @@ STRUCTURE = structure.CASES
 NORMS = norms.CASES
 MESSAGES = messages.CASES
 COMPOUNDS = compounds.CASES
-ALL = {**CALLS, **ATTRIBUTES, **HELPERS, **STRUCTURE, **NORMS, **MESSAGES, **COMPOUNDS}
+#: Cases of the exam that once failed.
+FINDINGS = {
+    name: kind.CASES[name]
+    for kind, names in (
+        (classes, ("diamond", "metaclass", "children in threads")),
+        (control_flow, ("single dispatch",)),
+        (data, ("sparse", "dict with attributes", "dataclass")),
+        (held, ("partialmethod", "Enum member that is called", "partial in an Enum", "other containers")),
+        (state, ("kept hidden state",)),
+        (transforms, ("ensemble by vmap", "reentrant checkpoint")),
+    )
+    for name in names
+}
+ALL = {**CALLS, **ATTRIBUTES, **HELPERS, **STRUCTURE, **NORMS, **MESSAGES, **COMPOUNDS, **FINDINGS}
