@@ -17,6 +17,7 @@ from torch import nn
 import dcsurgery as dcs
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.scanning import scan, unwrapped
+from dcsurgery.census import take_census
 
 STATIC = [name for name, case in ALL.items() if case.static]
 DYNAMIC = [name for name, case in ALL.items() if not case.static]

@@ -17,9 +17,9 @@ COMPOUNDS = compounds.CASES
 FINDINGS = {
     name: kind.CASES[name]
     for kind, names in (
-        (classes, ("diamond", "metaclass", "children in threads")),
+        (classes, ("diamond", "metaclass")),
         (control_flow, ("single dispatch",)),
-        (data, ("sparse", "dict with attributes", "dataclass")),
+        (data, ("dict with attributes", "dataclass")),
         (held, ("partialmethod", "Enum member that is called", "partial in an Enum", "other containers")),
         (state, ("kept hidden state",)),
         (transforms, ("ensemble by vmap", "reentrant checkpoint")),
