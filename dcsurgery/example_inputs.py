@@ -18,6 +18,9 @@ from dcsurgery.errors import BadInput
 
 __all__ = ["arguments", "call", "converted", "describe", "eagerly", "fresh", "preserved", "unfit"]
 
+# What a batch in OCP's layout has.
+_OCP = ("atomic_numbers", "natoms", "cell")
+
 
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Split example inputs into positional and keyword arguments."""
@@ -42,13 +45,19 @@ def fresh(value: Any) -> Any:
 
 
 def converted(value: Any, dtype: torch.dtype) -> Any:
-    """Return inputs with every floating tensor in ``dtype``."""
+    """Return inputs with every floating tensor in ``dtype``.
+
+    The ``cell`` of a batch in OCP's layout keeps its own: fairchem's neighbour search takes no other than float32.
+    """
 
     def convert(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
             return leaf.to(dtype) if leaf.is_floating_point() else leaf
         if hasattr(leaf, "apply") and hasattr(leaf, "keys"):
-            return leaf.clone().apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
+            changed = leaf.clone().apply(lambda t: t.to(dtype) if t.is_floating_point() else t)
+            if all(hasattr(leaf, key) for key in _OCP):
+                changed.cell = leaf.cell
+            return changed
         return leaf
 
     return pytree.tree_map(convert, value)
