@@ -124,6 +124,7 @@ def _row_of(fn: object) -> Operator | None:
     if isinstance(fn, torch._ops.OpOverloadPacket):
         name: str = fn._qualified_op_name
         return match_kernel(name) if name.startswith("aten::") else None
+    fn = getattr(fn, "__torchscript_original__", None) or fn  # of a function that was imported from TorchScript
     try:
         row = _torch_functions().get(fn)
     except TypeError:  # unhashable
@@ -165,7 +166,8 @@ def _resolve(path: str) -> object:
 def _listed(cls: type[nn.Module], *roles: str) -> tuple[Operator | None, type[nn.Module] | None]:
     """Return the first class in the method resolution order that has a row of one of these roles, and the row."""
     for base in cls.__mro__:
-        row = _row_of_class(f"{base.__module__}.{base.__qualname__}")
+        # What was imported from TorchScript says which class it was exported from.
+        row = _row_of_class(vars(base).get("__torchscript_name__") or f"{base.__module__}.{base.__qualname__}")
         if row is not None and row.role in roles:
             return row, base
     return None, None
