@@ -22,13 +22,18 @@ from dcsurgery.catalog import FUSED_MODULES
 from dcsurgery.errors import BadInput, Refused
 from dcsurgery.subclass import amendments_of
 
-__all__ = ["UnfuseRecurrent", "inner_operators"]
+__all__ = ["UnfuseRecurrent", "inner_operators", "runs_recurrent_kernel"]
 
 _Function = Callable[[Tensor], Tensor]
 _State = tuple[Tensor, ...]  # (h,), or (h, c) of an LSTM
 
 _CLASSES = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 _OWN: dict[str, _Function] = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu}
+
+
+def runs_recurrent_kernel(module: nn.Module) -> bool:
+    """Say whether a module runs the ``forward`` of one of torch's recurrent classes, opened or not."""
+    return isinstance(module, _CLASSES) and _recurrent_class(type(module)) is not None
 
 
 def inner_operators(module: nn.Module) -> tuple[str, ...]:
@@ -115,8 +120,14 @@ class UnfuseRecurrent:
 def _recurrent_class(cls: type[nn.Module]) -> type[nn.Module] | None:
     """Return torch's class whose ``forward`` an instance runs, opened or not; None where it is another class."""
     # nn.Module itself has a forward, so that one is always found.
-    owner = next(base for base in cls.__mro__ if "forward" in vars(base) and not _opens(base))
+    owner = next(base for base in cls.__mro__ if "forward" in vars(base) and not _opens(base) and not _says_torch(base))
     return owner if owner in _CLASSES else None
+
+
+def _says_torch(base: type) -> bool:
+    """Say whether a class was imported from TorchScript, its ``forward`` being that of torch's own class below it."""
+    name = vars(base).get("__torchscript_name__")
+    return name is not None and any(name == f"{cls.__module__}.{cls.__qualname__}" for cls in base.__mro__)
 
 
 def _opens(cls: type) -> bool:

@@ -104,8 +104,9 @@ def graph_lines(graph: fx.Graph, changes: dict[Key, str] | None = None, path: st
             source = next(iter(node.all_input_nodes), None)
             number[node] = number.get(source, "?") if source is not None else "?"
             continue
-        if node.op == "get_attr":  # shown where it is used: a deleted norm takes its tensors along
-            number[node] = str(node.target)
+        if node.op == "get_attr" or node.target is outside:
+            # Shown where it is used: a deleted norm takes its tensors along.
+            number[node] = _name(node.target)
             continue
         inputs = node.all_input_nodes if change is None else node.all_input_nodes[:1]
         arguments = ", ".join(number.get(source, "?") for source in inputs)

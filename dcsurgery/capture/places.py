@@ -18,6 +18,7 @@ from dcsurgery.capture.origin import BOUNDARIES, Origin, chain_of, is_library_fi
 from dcsurgery.catalog import Match
 from dcsurgery.paths import PathSet
 from dcsurgery.recognition import is_library_code, recognise
+from dcsurgery.recurrent import runs_recurrent_kernel
 from dcsurgery.source import running_call
 from dcsurgery.subclass import original_class
 from dcsurgery.tree import Slot, Tree
@@ -91,6 +92,8 @@ class Places:
             return True
         if isinstance(module, _OPENED_CONTAINERS):
             return False
+        if runs_recurrent_kernel(module):  # torch's own, or imported from TorchScript
+            return True
         own = original_class(module).__module__.startswith("torch.nn.")
         return own and not any(True for _ in module.children())
 

@@ -122,7 +122,9 @@ def _unreadable(error: RuntimeError, where: str) -> BadInput:
     if "version" in text and "maximum" in str(error):
         return BadInput(f"was written by a newer PyTorch: {text[:120]}", where=where, fix="install that PyTorch")
     return BadInput(
-        f"is a truncated or damaged archive: {text[:120]}", where=where, fix="copy it again, or write it with torch.jit.save"
+        f"is a truncated or damaged archive: {text[:120]}",
+        where=where,
+        fix="copy it again, or write it with torch.jit.save",
     )
 
 

@@ -7,7 +7,6 @@ trains, differs and is drawn like any model. The classes are made of the archive
 from __future__ import annotations
 
 import ast
-import enum
 import io
 import warnings
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from torch import nn
 
 from dcsurgery.errors import BadInput
 from dcsurgery.torchscript.contents import Contents, Stored, read_contents
+from dcsurgery.torchscript.declared import Declared, entity_in
 from dcsurgery.torchscript.programs import ImportedModule, Program, program_of
-from dcsurgery.torchscript.syntax import Declared, entity_in
 
 __all__ = ["archive_of", "import_contents", "import_module", "is_imported"]
 
@@ -45,7 +44,7 @@ def import_module(script_module: torch.jit.ScriptModule) -> nn.Module:
     contents = read_contents(archive_of(script_module), type(script_module).__name__)
     module = import_contents(contents, trusted=True, where=script_module.original_name)
     live = script_module.state_dict()
-    _forget_unsaved(module, live)
+    _forget_unsaved(module, script_module)
     for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
         place = live[key].device if key in live else tensor.device
         if tensor.device != place:
@@ -88,12 +87,12 @@ def is_imported(model: Any) -> bool:
     return isinstance(model, ImportedModule)
 
 
-def _forget_unsaved(module: nn.Module, live: Any) -> None:
+def _forget_unsaved(module: nn.Module, script_module: nn.Module) -> None:
     """Mark the buffers that a live module leaves out of its state_dict; an archive does not say."""
-    for path, part in module.named_modules():
-        for name in part._buffers:
-            if (f"{path}.{name}" if path else name) not in live:
-                part._non_persistent_buffers_set.add(name)
+    for path, live in script_module.named_modules(remove_duplicate=False):
+        kept = live.state_dict()
+        part = module.get_submodule(path)
+        part._non_persistent_buffers_set.update(name for name in part._buffers if name not in kept)
 
 
 class _Builder:

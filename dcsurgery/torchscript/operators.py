@@ -154,13 +154,41 @@ def _on_numbers(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 _NUMBERS: dict[str, Callable[..., Any]] = {
-    **{"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "pow": operator.pow},
-    **{"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt},
-    **{"ge": operator.ge, "neg": operator.neg, "remainder": operator.mod, "sqrt": math.sqrt, "floor": math.floor},
-    **{"ceil": math.ceil, "exp": math.exp, "log": math.log, "sin": math.sin, "cos": math.cos, "tan": math.tan},
-    **{"__and__": operator.and_, "__or__": operator.or_, "__xor__": operator.xor, "abs": abs, "round": round},
-    **{"tanh": math.tanh, "sinh": math.sinh, "cosh": math.cosh, "atan2": math.atan2, "log2": math.log2},
-    **{"log10": math.log10, "log1p": math.log1p, "erf": math.erf, "fmod": math.fmod},
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "pow": operator.pow,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "neg": operator.neg,
+    "remainder": operator.mod,
+    "sqrt": math.sqrt,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "exp": math.exp,
+    "log": math.log,
+    "sin": math.sin,
+    "cos": math.cos,
+    "tan": math.tan,
+    "__and__": operator.and_,
+    "__or__": operator.or_,
+    "__xor__": operator.xor,
+    "abs": abs,
+    "round": round,
+    "tanh": math.tanh,
+    "sinh": math.sinh,
+    "cosh": math.cosh,
+    "atan2": math.atan2,
+    "log2": math.log2,
+    "log10": math.log10,
+    "log1p": math.log1p,
+    "erf": math.erf,
+    "fmod": math.fmod,
 }
 
 
@@ -264,9 +292,7 @@ def _grad(
     return list(found)
 
 
-def _backward(
-    value: torch.Tensor, gradient: Any = None, retain_graph: Any = None, create_graph: bool = False
-) -> None:
+def _backward(value: torch.Tensor, gradient: Any = None, retain_graph: Any = None, create_graph: bool = False) -> None:
     value.backward(gradient, retain_graph=retain_graph, create_graph=create_graph)
 
 

@@ -6,6 +6,7 @@ is held to TorchScript's forms again when it is read.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import collections
 import copyreg
@@ -14,6 +15,7 @@ import hashlib
 import io
 import linecache
 import math
+import re
 import sys
 import threading
 import types
@@ -24,8 +26,9 @@ import torch
 from torch import nn
 
 from dcsurgery.errors import BadInput
+from dcsurgery.torchscript.declared import Declared
 from dcsurgery.torchscript.operators import namespaces
-from dcsurgery.torchscript.syntax import Declared, parse_code
+from dcsurgery.torchscript.syntax import parse_code
 from dcsurgery.torchscript.translation import Translation, translate
 
 __all__ = ["MODULE_PREFIX", "ImportedModule", "ImportedType", "Program", "imported_class", "program_of"]
@@ -130,6 +133,7 @@ class Program:
             bases=self._bases,
             record=self._record,
             Enum=enum.Enum,
+            has_type=_has_type,
         )
         text = self.translation.source
         linecache.cache[self.file] = (len(text), None, text.splitlines(keepends=True), self.file)
@@ -155,6 +159,10 @@ class Program:
         if name is None:
             raise BadInput(f"its code does not have {qualified}", where=self._where, fix="write it again")
         return vars(self.module)[name]
+
+    def find_or_none(self, qualified: str) -> Any:
+        """Return the class or function of a qualified name, None where it has none in the text."""
+        return vars(self.module).get(self.translation.names.get(qualified, ""))
 
     def _bases(self, qualified: str) -> tuple[type, ...]:
         entry = self.declared[qualified]
@@ -184,7 +192,12 @@ _BUILTINS = {
 
 
 def program_of(
-    texts: Mapping[str, str], constants: tuple[Any, ...], root: str, *, trusted: bool = False, where: str = "TorchScript"
+    texts: Mapping[str, str],
+    constants: tuple[Any, ...],
+    root: str,
+    *,
+    trusted: bool = False,
+    where: str = "TorchScript",
 ) -> Program:
     """Return an archive's code, ready to run; equal code is one program.
 
@@ -233,14 +246,49 @@ def _torch_class(entry: Declared) -> type[nn.Module] | None:
     # A traced one lacks the settings that torch's own methods of it read.
     if issubclass(cls, nn.RNNBase) and "_flat_weights_names" not in entry.fields:
         return None
+    if issubclass(cls, nn.RNNCellBase) and "hidden_size" not in entry.constants:
+        return None
     return cls
 
 
 def _keeps_its_shape(entry: Declared) -> bool:
     """Say whether a class is called like its Python original: one ``forward``, and not what a trace made of several."""
     forward = entry.methods.get("forward")
-    several = any(name.startswith("forward") and name != "forward" for name in entry.methods)
+    several = any(re.fullmatch(r"forward\d+", name) for name in entry.methods)
     return forward is not None and not several
+
+
+_TYPES: dict[str, Any] = {
+    "Tensor": torch.Tensor,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "complex": complex,
+    "str": str,
+    "number": (int, float, complex),
+    "List": list,
+    "Dict": dict,
+    "Tuple": tuple,
+    "NoneType": type(None),
+    "None": type(None),
+    "Device": torch.device,
+    "torch.device": torch.device,
+}
+
+
+def _has_type(value: Any, text: str) -> bool:
+    """Say whether a value has one of TorchScript's types; what a container holds is not looked at."""
+    node = ast.parse(text, mode="eval").body
+    options = node.elts if isinstance(node, ast.Tuple | ast.List) else [node]
+    for option in options:
+        head = ast.unparse(option.value if isinstance(option, ast.Subscript) else option)
+        if head == "Optional" and value is None:
+            return True
+        kind = _TYPES.get(head)
+        declared = getattr(type(value), "_declared", None)
+        if (kind is not None and isinstance(value, kind)) or (declared is not None and declared.name == head):
+            return True
+    return False
 
 
 def _torch_function(name: str) -> Any:

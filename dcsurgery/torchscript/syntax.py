@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import nn
 
 from dcsurgery.errors import BadInput, UnsafeFile
 from dcsurgery.files.harmless import TENSOR_METHODS
+from dcsurgery.torchscript.declared import BUILTINS, ROOTS, VALUES, Declared, Kind, chain_of
+from dcsurgery.torchscript.repeats import merge_repeats, name_overloads
 
-__all__ = ["Declared", "chain_of", "entity_in", "parse_code"]
-
-Kind = Literal["module", "class", "enum", "record", "interface", "function"]
+__all__ = ["parse_code"]
 
 _KINDS: dict[str, Kind] = {
     "Module": "module",
@@ -28,10 +26,6 @@ _KINDS: dict[str, Kind] = {
     "Interface": "interface",
     "ModuleInterface": "interface",
 }
-#: Names that the texts may use without binding them.
-ROOTS = frozenset({"torch", "ops", "CONSTANTS", "__torch__"})
-BUILTINS = frozenset({"annotate", "unchecked_cast", "uninitialized", "getattr", "bool", "int", "float", "str", "range", "print"})
-VALUES = frozenset({"inf", "nan", "infj", "nanj", "True", "False", "None"})
 _LISTS = frozenset({"__parameters__", "__buffers__", "__forward_hooks__", "__forward_pre_hooks__", "__annotations__"})
 _SPECIAL = frozenset(
     {
@@ -45,7 +39,8 @@ _SPECIAL = frozenset(
 _OWN = frozenset({"training", "_is_full_backward_hook", "forward", "dump_patches", "T_destination", "call_super_init"})
 _MODULE_NAMES = frozenset(n for n in (*dir(nn.Module), *vars(nn.Module())) if n[:2] != "__")
 _TENSOR_NAMES = (
-    frozenset(n for n in dir(torch.Tensor) if n[:2] != "__" and callable(getattr(torch.Tensor, n, None))) - TENSOR_METHODS
+    frozenset(n for n in dir(torch.Tensor) if n[:2] != "__" and callable(getattr(torch.Tensor, n, None)))
+    - TENSOR_METHODS
 )
 _STATEMENTS = (
     *(ast.Assign, ast.AnnAssign, ast.Expr, ast.If, ast.While, ast.For, ast.With, ast.Return, ast.Pass, ast.Break),
@@ -55,55 +50,6 @@ _EXPRESSIONS = (
     *(ast.Attribute, ast.BinOp, ast.BoolOp, ast.Call, ast.Compare, ast.Constant, ast.Dict, ast.IfExp, ast.List),
     *(ast.Name, ast.Subscript, ast.Tuple, ast.UnaryOp),
 )
-
-
-@dataclass(eq=False)
-class Declared:
-    """One declaration of an archive.
-
-    Attributes
-    ----------
-    name
-        ``__torch__.torch.nn.modules.linear.Linear``.
-    kind
-        ``module``, ``class`` (a scripted class), ``enum``, ``record`` (a NamedTuple), ``interface`` or ``function``.
-    node
-        Its syntax tree, positions as in the archive's file.
-    fields
-        Declared attributes and their types, in the order in which the archive keeps them.
-    constants
-        Attributes whose value is part of the type.
-    parameters, buffers
-        Which fields are parameters and buffers.
-    methods
-        Name to syntax tree.
-    """
-
-    name: str
-    kind: Kind
-    node: ast.ClassDef | ast.FunctionDef
-    fields: dict[str, ast.expr] = field(default_factory=dict)
-    constants: dict[str, ast.expr] = field(default_factory=dict)
-    parameters: tuple[str, ...] = ()
-    buffers: tuple[str, ...] = ()
-    hooks: tuple[str, ...] = ()
-    methods: dict[str, ast.FunctionDef] = field(default_factory=dict)
-
-    @property
-    def last(self) -> str:
-        """The name without its path."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def source_name(self) -> str:
-        """Where the user's Python had it: ``torch.nn.modules.linear.Linear``."""
-        parts = self.name.split(".")[1:]
-        return ".".join(part for part in parts if not part.startswith("___torch_mangle_"))
-
-    @property
-    def functions(self) -> list[ast.FunctionDef]:
-        """The function itself, or the methods of the class."""
-        return [self.node] if isinstance(self.node, ast.FunctionDef) else list(self.methods.values())
 
 
 def parse_code(texts: Mapping[str, str], where: str = "TorchScript archive") -> dict[str, Declared]:
@@ -135,29 +81,9 @@ def parse_code(texts: Mapping[str, str], where: str = "TorchScript archive") -> 
         for node in tree.body:
             declared = _Checker(f"{where}, code/{file}").declaration(node, prefix)
             found[declared.name] = declared
+    merge_repeats(found)
+    name_overloads(found)
     return found
-
-
-def chain_of(node: ast.expr) -> list[str] | None:
-    """Return ``["a", "b", "c"]`` for ``a.b.c``, None for everything else."""
-    if isinstance(node, ast.Name):
-        return [node.id]
-    if isinstance(node, ast.Attribute):
-        head = chain_of(node.value)
-        return None if head is None else [*head, node.attr]
-    return None
-
-
-def entity_in(node: ast.expr, declared: Mapping[str, Declared]) -> tuple[Declared, list[str]] | None:
-    """Return the declaration that ``__torch__.a.B.c`` begins with, and what follows; None if there is none."""
-    chain = chain_of(node)
-    if chain is None or chain[0] != "__torch__":
-        return None
-    for cut in range(len(chain), 0, -1):
-        found = declared.get(".".join(chain[:cut]))
-        if found is not None:
-            return found, chain[cut:]
-    return None
 
 
 class _Checker:
@@ -272,8 +198,15 @@ class _Checker:
                 for argument in node.args[1:]:
                     self._value(argument, bound)
                 return
+            if name == "isinstance" and len(node.args) == 2 and not node.keywords:
+                self._value(node.args[0], bound)
+                return
             if name == "fork" or name == "wait":
-                raise BadInput("runs parts of itself asynchronously (torch.jit.fork)", where=self._where, fix="export it without fork")
+                raise BadInput(
+                    "runs parts of itself asynchronously (torch.jit.fork)",
+                    where=self._where,
+                    fix="export it without fork",
+                )
             if name == "getattr":
                 plain = len(node.args) == 2 and isinstance(node.args[1], ast.Constant)
                 if not plain or not isinstance(node.args[1].value, str):  # type: ignore[attr-defined]
@@ -324,7 +257,7 @@ class _Checker:
 
 
 def _dunder(name: str) -> bool:
-    return name.startswith("__")
+    return name.startswith("__") and name.endswith("__")
 
 
 def _statements(node: ast.stmt) -> Iterator[ast.stmt]:

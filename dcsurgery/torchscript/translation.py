@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dcsurgery.errors import BadInput
-from dcsurgery.torchscript.syntax import BUILTINS, ROOTS, VALUES, Declared, chain_of, entity_in
+from dcsurgery.torchscript.declared import BUILTINS, ROOTS, VALUES, Declared, chain_of, entity_in
 
 __all__ = ["Link", "Translation", "translate"]
 
 # What the Python text calls what it takes from `dcsurgery.torchscript.programs`.
-HELPERS = frozenset({"bases", "record", "Enum"})
+HELPERS = frozenset({"bases", "record", "Enum", "has_type"})
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class _Changer(ast.NodeTransformer):
             ast.Assign([ast.Name(constant, ast.Store())], self._plain(value))
             for constant, value in entry.constants.items()
         ]
-        body += [self._method(method, method.name) for method in entry.methods.values()]
+        body += [self._method(method, _public(method.name)) for method in entry.methods.values()]
         base: list[ast.expr] = [ast.Name("Enum", ast.Load())] if entry.kind == "enum" else []
         if entry.kind in ("module", "class"):
             base = [ast.Starred(_call("bases", ast.Constant(entry.name)), ast.Load())]
@@ -199,10 +199,16 @@ class _Changer(ast.NodeTransformer):
             return self.visit(node.args[1])
         if isinstance(node.func, ast.Name) and node.func.id == "uninitialized":
             return ast.Constant(None)
+        if isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            return _call("has_type", self.visit(node.args[0]), ast.Constant(ast.unparse(node.args[1])))
         node.args = [self.visit(argument) for argument in node.args]
         for entry in node.keywords:
             entry.value = self.visit(entry.value)
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "forward" and entity_in(node.func, self._declared) is None:
+        if (
+            isinstance(node.func, ast.Attribute)
+            and node.func.attr == "forward"
+            and entity_in(node.func, self._declared) is None
+        ):
             node.func = self.visit(node.func.value)
         else:
             node.func = self.visit(node.func)
@@ -225,7 +231,13 @@ class _Changer(ast.NodeTransformer):
             self.operators.append(".".join(chain))
             return node
         self.generic_visit(node)
+        node.attr = _public(node.attr)
         return node
+
+
+def _public(name: str) -> str:
+    """Return a method's name without what Python would mangle: property getters are called ``__size_getter``."""
+    return f"private{name}" if name.startswith("__") and not name.endswith("__") else name
 
 
 def _call(name: str, *arguments: ast.expr) -> ast.Call:
