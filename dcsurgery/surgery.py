@@ -142,6 +142,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
     """
     from dcsurgery.passes.base import pass_for
 
+    given = model
     model = as_module(model, inplace=inplace)
     _check_fits(model, plan)
     if plan.edits:
@@ -162,7 +163,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
         raise
     report = Report(done=tuple(_done(edit, surgeon) for edit in plan.edits), warnings=plan.notes)
     keys = _key_map(before, tuple(surgeon.model.state_dict()))
-    return Surgery(surgeon.model, plan, report, keys, surgeon, None if inplace else model)
+    return Surgery(surgeon.model, plan, report, keys, surgeon, None if inplace else given)
 
 
 def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *, inplace: bool = False) -> Surgery:
@@ -175,11 +176,14 @@ def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *,
     """
     from dcsurgery.census import take_census
 
+    given = model
     model = as_module(model, inplace=inplace)
     census = take_census(model, example_inputs)
     plan = pipeline.plan(model, census=census)
     original = copied(model) if inplace else model
     surgery = apply_plan(model, plan, inplace=inplace)
+    if given is not model:  # what undo gives back
+        surgery._original = given
     examine(original, surgery, census, example_inputs)
     if not surgery.report.ok:
         failed = surgery.report.failures[0]

@@ -232,12 +232,8 @@ def test_files_that_cannot_be_opened_are_refused(model, monkeypatch, error, mess
         files.read(model)
 
 
-def test_torchscript_and_exported_programs_are_named(tmp_path):
+def test_exported_programs_are_named(tmp_path):
     net = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
-    torch.jit.script(net).save(tmp_path / "script.pt")
-    with pytest.raises(BadInput, match="TorchScript") as error:
-        files.read(tmp_path / "script.pt")
-    assert "nn.Module" in error.value.fix
     torch.export.save(torch.export.export(net, (torch.ones(1, 2),)), tmp_path / "program.pt2")
     with pytest.raises(BadInput, match=r"\.pt2"):
         files.read(tmp_path / "program.pt2")
@@ -558,7 +554,7 @@ def test_formats(format, same_process, model, tmp_path):
     with pytest.raises(BadInput, match="unknown format 'onnx'"):
         files.write(read.model, tmp_path / "other.pt", format="onnx")
     with pytest.raises(BadInput, match="TorchScript"):
-        files.write(torch.jit.script(read.model), tmp_path / "other.pt")
+        files.write(read.model, tmp_path / "other.pt", format="torchscript")
 
 
 def test_graph_modules_stay_graph_modules(same_process, tmp_path):

@@ -64,7 +64,9 @@ _REFUSALS = {
     Kind.UNREADABLE: _Refusal("cannot be opened: permission denied", "make it readable"),
     Kind.EMPTY: _Refusal("is empty", "copy or save it again"),
     Kind.TRUNCATED_ZIP: _Refusal("is a truncated or damaged archive: its end is missing", "copy or save it again"),
-    Kind.TORCHSCRIPT: _Refusal("is a TorchScript archive, which this version does not read yet", _SAVE_MODULE),
+    Kind.TORCHSCRIPT: _Refusal(
+        "is a TorchScript archive, which holds a model and nothing else", "give it as the model"
+    ),
     Kind.PT2: _Refusal("is a torch.export archive (.pt2), which this version does not read yet", _SAVE_MODULE),
     Kind.PACKAGE: _Refusal("is a torch.package archive, which brings its own code", _SAVE_MODULE),
     Kind.NPZ: _Refusal("is a NumPy archive, not a model", "NumPy archives are read as --inputs only"),

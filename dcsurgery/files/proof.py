@@ -20,6 +20,7 @@ from dcsurgery.errors import BadInput, SurgeryError
 from dcsurgery.files import checkpoints, recheck
 from dcsurgery.files.reading import ModelFile, read
 from dcsurgery.fresh_process import FreshProcess
+from dcsurgery.torchscript.programs import is_program
 
 __all__ = ["compare", "needs_this_process", "reread"]
 
@@ -44,14 +45,18 @@ def compare(
             inputs = torch.load(inputs_path, map_location="cpu", weights_only=False)
         else:
             inputs = None
-        if process is None:
+        job = _job(temporary, written, like, Path(folder), inputs_path if inputs is not None else None)
+        if process is None and written != "torchscript":
             expected = _expected(model, written, inputs)
             found = _here(temporary, path, written, like, inputs)
         else:
-            job = _job(temporary, written, like, Path(folder), inputs_path if inputs is not None else None)
+            process = process or FreshProcess().start()
             process.send(job)
             expected = _expected(model, written, inputs)  # while the process reads
             found = _found(process, Path(job["answer"]), path)
+        scripted = _script_outputs(Path(job["outputs"])) if written == "torchscript" else None
+        if scripted is not None and _are_close(model, inputs, scripted):
+            expected["output"] = found["output"]
     told = recheck.differences(expected, found)
     if told and recheck.differences({**expected, "output": {}}, {**found, "output": {}}) == []:
         # Only outputs differ: does the model itself repeat them?
@@ -64,7 +69,34 @@ def compare(
         )
 
 
+def _script_outputs(path: Path) -> list[list[Any]] | None:
+    """Return what the process left of a TorchScript model's outputs, None where it was not run."""
+    if not path.exists():
+        return None
+    outputs: list[list[Any]] = torch.load(path, map_location="cpu", weights_only=False)  # our own process's
+    return outputs
+
+
+def _are_close(model: nn.Module, inputs: Any, found: list[list[Any]]) -> bool:
+    """Say whether outputs agree to rounding: TorchScript may fuse operators that run one by one here."""
+    expected = recheck.outputs_of(copy.deepcopy(model).to("cpu"), copy.deepcopy(inputs))
+    for outputs in found:
+        if len(outputs) != len(expected):
+            return False
+        for mine, theirs in zip(expected, outputs, strict=True):
+            if isinstance(mine, torch.Tensor):
+                try:
+                    torch.testing.assert_close(theirs, mine, equal_nan=True)
+                except AssertionError:
+                    return False
+            elif mine != theirs:
+                return False
+    return True
+
+
 def _why_different(written: str) -> str:
+    if written == "torchscript":
+        return "report this model; format='module' writes it as a pickle"
     if written == "checkpoint":
         return "a checkpoint holds a config, weights and plans: other changes of the model need format='module'"
     return "the model's own pickling (__getstate__, __setstate__, __reduce__) loses something"
@@ -73,6 +105,9 @@ def _why_different(written: str) -> str:
 def _expected(model: nn.Module, written: str, inputs: Any) -> recheck.Description:
     if written == "state-dict":
         return {"tensor": recheck.describe_weights(model.state_dict())}
+    if written == "torchscript":
+        outputs = None if inputs is None else recheck.outputs_of(copy.deepcopy(model).to("cpu"), copy.deepcopy(inputs))
+        return recheck.describe_script(model, outputs)
     if inputs is None:
         return recheck.describe(model)
     # Running a model in train mode changes its buffers.
@@ -94,7 +129,7 @@ def needs_this_process(model: nn.Module, like: ModelFile | None) -> bool:
     for module in {cls.__module__ for part in model.modules() for cls in type(part).__mro__}:
         top = module.partition(".")[0]
         known = sys.modules.get(top)
-        if top in imported or top in sys.builtin_module_names or known is None:
+        if top in imported or top in sys.builtin_module_names or known is None or is_program(top):
             continue
         if top == "__main__" or not _is_on_path(top, known):
             return True
@@ -146,6 +181,8 @@ def _job(temporary: Path, written: str, like: ModelFile | None, folder: Path, in
         "answer": str(folder / "answer.json"),
         "inputs": str(inputs) if inputs else None,
         "weights": written == "state-dict",
+        "script": written == "torchscript",
+        "outputs": str(folder / "outputs.pt"),
         "trust": trust,
         "imports": [str(Path(file).resolve()) for file in imports],
         "threads": torch.get_num_threads(),

@@ -38,12 +38,13 @@ class ModelFile:
     path
         The file.
     kind
-        ``module`` (a pickled nn.Module), ``graph-module`` (a pickled torch.fx GraphModule) or ``checkpoint`` (a config
-        and a state dict).
+        ``module`` (a pickled nn.Module), ``graph-module`` (a pickled torch.fx GraphModule), ``checkpoint`` (a config
+        and a state dict) or ``torchscript`` (an archive; its model is imported as plain modules).
     model
         The model, on the CPU, in the mode it was saved in.
     entries
-        Every entry of a checkpoint but its ``state_dict``: config, optimizer, normalizers, epoch, …; kept for writing.
+        Every entry of a checkpoint but its ``state_dict``: config, optimizer, normalizers, epoch, …; of a TorchScript
+        archive its ``extra_files``. Kept for writing.
     key_prefix
         What a parallel wrapper put before every key of a checkpoint's weights, ``module.`` for instance; restored on
         writing.
@@ -52,7 +53,7 @@ class ModelFile:
     """
 
     path: Path
-    kind: Literal["module", "graph-module", "checkpoint"]
+    kind: Literal["module", "graph-module", "checkpoint", "torchscript"]
     model: nn.Module
     entries: dict[str, Any] = field(default_factory=dict)
     key_prefix: str = ""
@@ -90,8 +91,14 @@ def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path]
         If the file is missing, damaged, of another kind, holds only weights, or holds something else than a model.
     """
     path = Path(path)
-    value = load_value(path, trust=trust, imports=imports)
     origin: dict[str, Any] = {"trust": trust, "imports": tuple(Path(file) for file in imports)}
+    if _kind_at(path) is Kind.TORCHSCRIPT:
+        from dcsurgery.torchscript.reading import read_archive
+
+        import_files(imports)
+        scripted, extra_files = _guarded(path, lambda: read_archive(path, trust=trust))
+        return ModelFile(path, "torchscript", scripted, {"extra_files": extra_files}, **origin)
+    value = load_value(path, trust=trust, imports=imports)
     if isinstance(value, torch.fx.GraphModule):
         return ModelFile(path, "graph-module", value, **origin)
     if isinstance(value, nn.Module):
@@ -103,6 +110,11 @@ def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path]
         prefix = checkpoints.load_weights(model, value["state_dict"], str(path))
         return ModelFile(path, "checkpoint", model, entries, prefix, **origin)
     raise _no_model(path, value)
+
+
+def _kind_at(path: Path) -> Kind:
+    with open_model_file(path) as file:
+        return kind_of(file)
 
 
 def load_value(

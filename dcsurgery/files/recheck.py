@@ -7,6 +7,7 @@ never seen the model can tell that the file stands on its own.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import importlib
@@ -25,7 +26,7 @@ from dcsurgery.errors import SurgeryError
 from dcsurgery.subclass import amendments_of, original_class
 from dcsurgery.tree import Tree
 
-__all__ = ["answer", "describe", "describe_weights", "differences", "prepare"]
+__all__ = ["answer", "describe", "describe_script", "describe_weights", "differences", "outputs_of", "prepare"]
 
 Description = dict[str, dict[str, str]]
 _SEED = 0
@@ -44,11 +45,26 @@ def describe(model: nn.Module, inputs: Any = None) -> Description:
     """
     described = {"tensor": describe_weights(model.state_dict()), "class": dict(_classes(model)), "output": {}}
     if inputs is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_SEED)
-            outputs = pytree.tree_leaves(_opened(example_inputs.call(model, inputs)))
-        described["output"] = {str(index): _digest(value) for index, value in enumerate(outputs)}
+        described["output"] = _digests(outputs_of(model, inputs))
     return described
+
+
+def outputs_of(model: nn.Module, inputs: Any) -> list[Any]:
+    """Return the leaves of what a model returns, its random numbers seeded."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        return pytree.tree_leaves(_opened(example_inputs.call(model, inputs)))
+
+
+def describe_script(model: nn.Module, outputs: list[Any] | None) -> Description:
+    """Describe a model that is written as TorchScript: what TorchScript itself, too, can say of it."""
+    modes = {path or "(model)": str(getattr(part, "training", False)) for path, part in model.named_modules()}
+    weights = describe_weights(model.state_dict())
+    return {"tensor": weights, "mode": modes, "output": _digests(outputs or [])}
+
+
+def _digests(values: list[Any]) -> dict[str, str]:
+    return {str(index): _digest(value) for index, value in enumerate(values)}
 
 
 def describe_weights(weights: Any) -> dict[str, str]:
@@ -159,12 +175,27 @@ def answer(job: Mapping[str, Any]) -> None:
             told["description"] = {"tensor": describe_weights(weights)}
         else:
             inputs = torch.load(job["inputs"], map_location="cpu", weights_only=False) if job["inputs"] else None
-            told["description"] = describe(reading.read(path, **options).model, inputs)
+            model = reading.read(path, **options).model
+            told["description"] = (
+                describe(model, inputs)
+                if not job.get("script")
+                else _told_of_script(model, path, inputs, job["outputs"])
+            )
     except SurgeryError as error:
         told["error"] = error.message
     except Exception as error:  # noqa: BLE001 - a model's own code may raise anything; the parent reports it
         told["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
     Path(job["answer"]).write_text(json.dumps(told))
+
+
+def _told_of_script(model: nn.Module, path: Path, inputs: Any, outputs_path: str) -> Description:
+    """Describe an archive as torch itself loads it; its outputs, and the imported model's, are left in a file."""
+    loaded = torch.jit.load(path, map_location="cpu")
+    outputs = None
+    if inputs is not None:
+        outputs = outputs_of(loaded, copy.deepcopy(inputs))
+        torch.save([outputs, outputs_of(model, inputs)], outputs_path)
+    return describe_script(loaded, outputs)
 
 
 def _function(name: str | None) -> Any:

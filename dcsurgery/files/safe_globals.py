@@ -189,6 +189,12 @@ class Policy:
         """Return whether the file named a class that was allowed."""
         return isinstance(cls, type) and cls in self._classes
 
+    def allow_class(self, cls: type) -> type:
+        """Let the file make and fill instances of a class that was built from checked code."""
+        self._classes.add(cls)
+        self._makeable.add(cls)
+        return cls
+
     def class_at(self, module: str, qualname: str) -> type | None:
         """Return the class with a qualified name if it is allowed."""
         try:

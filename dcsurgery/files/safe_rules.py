@@ -42,6 +42,10 @@ class Rules(Protocol):
         """Return whether classes of a module are allowed at all."""
         ...
 
+    def allow_class(self, cls: type) -> type:
+        """Let the file make and fill instances of a class that was built from checked code."""
+        ...
+
     def load_storage(self, data: bytes) -> Any:
         """Read a tensor storage from the bytes that plain pickles hold."""
         ...

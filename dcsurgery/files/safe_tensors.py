@@ -13,6 +13,7 @@ from torch import nn
 from dcsurgery.files.graph_code import check_graph_code
 from dcsurgery.files.safe_rules import Entry, Forbidden, Rules, is_plain
 from dcsurgery.subclass import Amendment, rebuild
+from dcsurgery.torchscript.programs import imported_class, is_program
 
 __all__ = ["TENSOR_CALLS"]
 
@@ -96,7 +97,8 @@ def _check_code_names(rules: Rules, value: Any) -> None:
     """Refuse edits that point to code in modules which the file could not name itself: they would be imported."""
     if isinstance(value, str):
         module, colon, name = value.partition(":")
-        if colon and name and not name[0].isspace() and not rules.allows_module(module):
+        known = rules.allows_module(module) or is_program(module)
+        if colon and name and not name[0].isspace() and not known:
             raise Forbidden(value, "an edit of code that is not installed")
     elif isinstance(value, dict):
         _check_code_names(rules, [*value.keys(), *value.values()])
@@ -112,6 +114,12 @@ def _graph_module(rules: Rules, args: tuple[Any, ...]) -> Any:
         check_graph_code(args[0], args[1], rules.allows_module)
         return torch.fx.graph_module.reduce_graph_module(*args)
     raise Forbidden("torch.fx.graph_module.reduce_graph_module", "called for something other than a GraphModule")
+
+
+def _scripted_class(rules: Rules, args: tuple[Any, ...]) -> Any:
+    if len(args) == 2 and type(args[1]) is str:
+        return rules.allow_class(imported_class(*args))  # holds the code to TorchScript's forms
+    raise Forbidden("dcsurgery.torchscript.programs.imported_class", "called for something other than a class's code")
 
 
 TENSOR_CALLS: dict[str, Entry] = {
@@ -134,6 +142,7 @@ TENSOR_CALLS: dict[str, Entry] = {
     "torch.serialization._get_layout": _with_plain_arguments("torch.serialization._get_layout"),
     "torch.fx.graph_module.reduce_graph_module": _graph_module,
     "dcsurgery.subclass.rebuild": _amended,
+    "dcsurgery.torchscript.programs.imported_class": _scripted_class,
     "numpy.dtype": _dtype,
     "numpy._core.multiarray._reconstruct": _array,
     "numpy._core.multiarray.scalar": _array_scalar,

@@ -27,11 +27,12 @@ from dcsurgery.files.unpicklable import find_unpicklable
 from dcsurgery.fresh_process import FreshProcess
 from dcsurgery.identity import fingerprint_of
 from dcsurgery.subclass import original_class
+from dcsurgery.torchscript import import_module, is_imported
 
 __all__ = ["FORMATS", "save", "write"]
 
-Format = Literal["auto", "module", "checkpoint", "state-dict"]
-FORMATS: tuple[str, ...] = ("auto", "module", "checkpoint", "state-dict")
+Format = Literal["auto", "module", "checkpoint", "state-dict", "torchscript"]
+FORMATS: tuple[str, ...] = ("auto", "module", "checkpoint", "state-dict", "torchscript")
 Check = Callable[[nn.Module, nn.Module], None]
 
 
@@ -68,7 +69,8 @@ def write(
     example_inputs
         If given, the outputs of both must have equal bits.
     format
-        ``auto`` (as ``like``, otherwise a module), ``module``, ``checkpoint`` or ``state-dict``.
+        ``auto`` (as ``like``, TorchScript for a model that came from it, otherwise a module), ``module``,
+        ``checkpoint``, ``state-dict`` or ``torchscript``.
     process
         The process that will read the file, if one was started beforehand; it has ended when this returns.
 
@@ -106,10 +108,13 @@ def save(model: Any, path: str | Path, format: Format = "auto", *, force: bool =
     """Write a model or the result of a surgery; parameters and errors as in `write`.
 
     ``auto`` writes a checkpoint where the zoo can build the model from its config (and replay the surgery on it),
-    because such a file does not depend on pickled classes, and a pickled module otherwise.
+    because such a file does not depend on pickled classes, TorchScript where the model came from it, and a pickled
+    module otherwise.
     """
     surgery = None if isinstance(model, nn.Module) else model
     module = model if surgery is None else getattr(model, "model", None)
+    if isinstance(module, torch.jit.ScriptModule):
+        module = import_module(module)
     if not isinstance(module, nn.Module):
         raise BadInput(f"can save a module or a Surgery, got {type(model).__name__}", fix="pass the model")
     record = None
@@ -147,16 +152,21 @@ def _can_rebuild(model: nn.Module, surgery: Any) -> bool:
 def _format(model: nn.Module, like: ModelFile | None, format: str) -> str:
     if format not in FORMATS:
         raise BadInput(f"unknown format {format!r}", fix=f"choose one of {', '.join(FORMATS)}")
-    if isinstance(model, torch.jit.ScriptModule) and format != "state-dict":
-        raise BadInput("TorchScript models cannot be written by this version", fix="save the nn.Module itself")
     if format == "auto":
-        return "checkpoint" if like is not None and like.kind == "checkpoint" else "module"
+        if like is not None and like.kind == "checkpoint":
+            return "checkpoint"
+        from_script = is_imported(model) if like is None else like.kind == "torchscript"
+        return "torchscript" if from_script else "module"
     return format
 
 
 def _content(model: nn.Module, written: str, like: ModelFile | None, record: Mapping[str, Any] | None) -> Any:
     if written == "module":
         return model
+    if written == "torchscript":
+        from dcsurgery.torchscript.writing import write_archive
+
+        return write_archive(model, like.entries.get("extra_files") if like is not None else None)
     if written == "state-dict":
         return model.state_dict()
     from_checkpoint = like is not None and like.kind == "checkpoint"
@@ -178,7 +188,10 @@ def _dump(value: Any, temporary: Path, path: Path, model: nn.Module) -> None:
     try:
         with temporary.open("wb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.save(value, file)
+            if isinstance(value, bytes):
+                file.write(value)
+            else:
+                torch.save(value, file)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -24,7 +24,7 @@ from dcsurgery.torchscript.declared import Declared
 from dcsurgery.torchscript.emission import Names, Source, chain, written
 from dcsurgery.torchscript.syntax import parse_code
 
-__all__ = ["Additions", "IRELU_TEXT"]
+__all__ = ["IRELU_TEXT", "Additions"]
 
 #: Where the functions stand; `dcsurgery.torchscript.programs` knows them by it when it reads the archive again.
 HOME = "__torch__.dcsurgery.activations"
@@ -48,7 +48,7 @@ _MODULE = """class {name}(Module):
   __buffers__ = []
   training : bool
   _is_full_backward_hook : NoneType
-  def forward(self: {type}, x: Tensor) -> Tensor:
+  def forward(self: {type}, {argument}: Tensor) -> Tensor:
     return {value}
 """
 
@@ -71,7 +71,10 @@ class Additions:
         """
         module = activation_by_name(activation) if isinstance(activation, str) else activation
         label = name_of(module).removesuffix("(inplace=True)")
-        key = ("function", label if isinstance(activation, str) or label.startswith(("irelu", "integrated")) else id(module))
+        key = (
+            "function",
+            label if isinstance(activation, str) or label.startswith(("irelu", "integrated")) else id(module),
+        )
         known = self._names.of(key)
         if known is not None:
             return known
@@ -91,14 +94,19 @@ class Additions:
         """Return the name of the function that gates one half of a tensor with the other."""
         return self._around(_GATED, "gated", activation)
 
-    def module(self, activation: nn.Module, *, inplace: bool = False, gate_dim: int | None = None) -> str:
-        """Return the name of the class of a module that applies an activation."""
+    def module(
+        self, activation: nn.Module, argument: str = "x", *, inplace: bool = False, gate_dim: int | None = None
+    ) -> str:
+        """Return the name of the class of a module that applies an activation.
+
+        ``argument`` is what ``forward`` calls its tensor: an interface compares that, too.
+        """
         if gate_dim is not None:
-            value, label = f"{self.gated(activation)}(x, {gate_dim}, )", f"Gated_{gate_dim}"
+            value, label = f"{self.gated(activation)}({argument}, {gate_dim}, )", f"Gated_{gate_dim}"
         elif inplace:
-            value, label = f"{self.optional(activation)}(x, True, )", "InPlace"
+            value, label = f"{self.optional(activation)}({argument}, True, )", "InPlace"
         else:
-            value, label = f"{self.function(activation)}(x, )", "Activation"
+            value, label = f"{self.function(activation)}({argument}, )", "Activation"
         key = ("class", value)
         known = self._names.of(key)
         if known is not None:
@@ -106,13 +114,11 @@ class Additions:
         plain = isinstance(activation, IReLU) and gate_dim is None and not inplace
         wanted = f"{HOME}.{'IReLU' if plain else re.sub(r'[^A-Za-z0-9]+', '_', label)}"
         name = self._names.choose(key, wanted)
-        text = _MODULE.format(name=name.rpartition(".")[2], type=name, value=value)
+        text = _MODULE.format(name=name.rpartition(".")[2], type=name, argument=argument, value=value)
         self._names.add(name, ast.parse(text).body[0])
         return name
 
-    def deleted_norm(
-        self, norm: Declared, source: Source, returns: int, read: tuple[str, ...], *, copied: bool
-    ) -> str:
+    def deleted_norm(self, norm: Declared, source: Source, returns: int, read: tuple[str, ...], *, copied: bool) -> str:
         """Return the name of the class that stands for a deleted norm: called as it, it passes its input on.
 
         ``read`` are tensors of the norm that other code looks at (TransformerEncoderLayer does, for its fast path).
@@ -128,7 +134,7 @@ class Additions:
         if copied:
             argument = ast.Call(chain("torch.clone"), [argument], [])
         head.body = [ast.Return(argument)]
-        text = _MODULE.format(name="DeletedNorm", type=name, value="x")
+        text = _MODULE.format(name="DeletedNorm", type=name, argument="x", value="x")
         node: Any = ast.parse(text).body[0]
         node.body[-1:] = [*(ast.parse(f"{field} : Tensor").body[0] for field in read), head]
         self._names.add(name, node)
@@ -146,7 +152,7 @@ class Additions:
         key = (label, function)
         known = self._names.of(key)
         if known is None:
-            known = self._names.choose(key, f"{function}_{label}")
+            known = self._names.choose(key, f"__torch__.dcsurgery.calls.{function.rpartition('.')[2]}_{label}")
             self._declare(known, form.format(name=known.rpartition(".")[2], function=function))
         return known
 
@@ -188,12 +194,14 @@ def traced_activation(module: nn.Module) -> bytes:
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            made = torch.jit.trace(module, (sample,), check_trace=False)  # type: ignore[no-untyped-call]
+            made = torch.jit.trace(module, (sample,), check_trace=False)
             same = torch.equal(made(other), module(other)) and made(other).dtype == other.dtype
             torch.jit.save(made, buffer)
     except Exception as error:  # noqa: BLE001 - a user's activation may raise anything
         line = (str(error).splitlines() or [""])[0]
-        raise Refused(f"{type(module).__name__} cannot be written as TorchScript: {line}", fix="use another one") from None
+        raise Refused(
+            f"{type(module).__name__} cannot be written as TorchScript: {line}", fix="use another one"
+        ) from None
     if not same:
         raise Refused(
             f"{type(module).__name__} cannot be written as TorchScript: its trace depends on shape or dtype",

@@ -35,7 +35,8 @@ class Edited:
     def key(self) -> Hashable:
         """What is equal for equal edits."""
         return tuple(
-            (end, None if edit is None else _key(edit), inside.key) for end, (_, edit, inside) in sorted(self.calls.items(), key=lambda item: item[0])
+            (end, None if edit is None else _key(edit), inside.key)
+            for end, (_, edit, inside) in sorted(self.calls.items(), key=lambda item: item[0])
         )
 
     def changes(self, names: Names, additions: Additions, source: Source) -> dict[int, Change]:
@@ -64,7 +65,9 @@ def edits_of(edits: list[CallEdit], program: Program, where: str) -> Edited:
             for position, step in enumerate(steps):
                 link = program.translation.links.get(step.end)
                 if link is None or not step.function.startswith(f"{program.name}:"):
-                    raise Refused(f"the edited call {step.function} is none of the archive's", where=where, fix="plan again")
+                    raise Refused(
+                        f"the edited call {step.function} is none of the archive's", where=where, fix="plan again"
+                    )
                 last = position == len(steps) - 1
                 known = table.calls.get(step.end)
                 inside = known[2] if known is not None else Edited()
@@ -114,7 +117,10 @@ def _through(inside: Edited, names: Names, additions: Additions, source: Source)
         if name is None:
             name = names.choose(key, owner.name)
             node = written(
-                owner.node, source, names.referring(source, {owner.name: name}), inside.changes(names, additions, source)
+                owner.node,
+                source,
+                names.referring(source, {owner.name: name}),
+                inside.changes(names, additions, source),
             )
             node.name = name.rpartition(".")[2]
             names.add(name, node)

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -22,6 +22,7 @@ from dcsurgery.errors import BadInput, UnsafeFile
 __all__ = ["Contents", "Stored", "read_contents"]
 
 _CODE = "code/"
+_EXTRA = "extra/"
 _BUILDERS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
 
 
@@ -58,12 +59,15 @@ class Contents:
         The model.
     version
         Version of the operators it was written with.
+    extra_files
+        What the archive keeps beside the model, by name.
     """
 
     code: dict[str, str] = field(default_factory=dict)
     constants: tuple[Any, ...] = ()
     root: Stored = field(default_factory=lambda: Stored(""))
     version: int = 0
+    extra_files: dict[str, bytes] = field(default_factory=dict)
 
 
 def read_contents(data: bytes | str | os.PathLike[str], where: str = "TorchScript archive") -> Contents:
@@ -104,7 +108,8 @@ def read_contents(data: bytes | str | os.PathLike[str], where: str = "TorchScrip
     if not isinstance(root, Stored):
         raise BadInput("holds no module", where=where, fix="write one with torch.jit.save")
     constants = tuple(constants) if isinstance(constants, tuple | list) else (constants,)
-    return Contents(dict(sorted(code.items())), constants, root, _version(reader, names))
+    extra = {n.removeprefix(_EXTRA): bytes(reader.get_record(n)) for n in sorted(names) if n.startswith(_EXTRA)}
+    return Contents(dict(sorted(code.items())), constants, root, _version(reader, names), extra)
 
 
 def _text(reader: Any, name: str) -> str:
@@ -128,10 +133,10 @@ def _unreadable(error: RuntimeError, where: str) -> BadInput:
     )
 
 
-_MACHINE: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_MACHINE: Any = pickle._Unpickler
 
 
-class _Pickled(_MACHINE):  # type: ignore[misc]
+class _Pickled(_MACHINE):
     """Reads ``data.pkl`` or ``constants.pkl``."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(_MACHINE.dispatch)
@@ -151,7 +156,7 @@ class _Pickled(_MACHINE):  # type: ignore[misc]
             return _plain(super().load(), {})
         except (UnsafeFile, BadInput):
             raise
-        except Exception as error:  # a damaged pickle can make the machine raise anything
+        except Exception as error:  # noqa: BLE001 - a damaged pickle can make the machine raise anything
             raise BadInput(
                 f"its {self._folder}.pkl is damaged: {type(error).__name__}: {error}",
                 where=self._where,
@@ -174,14 +179,15 @@ class _Pickled(_MACHINE):  # type: ignore[misc]
             "torch._utils._rebuild_tensor_v2": self._tensor,
             "torch.jit._pickle.restore_type_tag": lambda value, _: value,
             "torch.jit._pickle.build_tensor_from_id": _refused,
-            "collections.OrderedDict": lambda *args: OrderedDict(*args),
-            "torch.device": lambda *args: torch.device(*args),
+            "collections.OrderedDict": OrderedDict,
+            "torch.device": torch.device,
             **{f"torch.jit._pickle.{builder}": lambda items: items for builder in _BUILDERS},
         }
         if full in functions:
             return functions[full]
-        if module == "torch" and name.endswith("Storage") and hasattr(torch, name):
-            return type("Storage", (), {"dtype": _dtype_of(name), "__slots__": ()})
+        dtypes = torch.storage._storage_type_to_dtype_map()
+        if module == "torch" and name in dtypes:
+            return type("Storage", (), {"dtype": dtypes[name], "__slots__": ()})
         if full.startswith("torch._utils._rebuild_"):
             raise BadInput(
                 f"holds a tensor of a kind that is not imported ({name.removeprefix('_rebuild_')})",
@@ -227,7 +233,7 @@ class _Made:
     made_with: tuple[Any, ...]
     made_state: Any
 
-    def __new__(cls, *args: Any) -> _Made:
+    def __new__(cls, *args: Any) -> Self:
         self = super().__new__(cls)
         self.made_with, self.made_state = args, None
         return self
@@ -249,7 +255,8 @@ def _plain(value: Any, seen: dict[int, Any]) -> Any:
         return seen[id(value)]
     if isinstance(value, list | dict):
         if id(value) not in seen:
-            made = seen[id(value)] = type(value)()
+            made: Any = type(value)()
+            seen[id(value)] = made
             if isinstance(value, list):
                 made.extend(_plain(item, seen) for item in value)
             else:
@@ -258,11 +265,6 @@ def _plain(value: Any, seen: dict[int, Any]) -> Any:
     if isinstance(value, tuple):
         return tuple(_plain(item, seen) for item in value)
     return value
-
-
-def _dtype_of(storage: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, storage).dtype
-    return dtype
 
 
 def _refused(*_: Any) -> Any:

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from dcsurgery.errors import BadInput
+from dcsurgery.torchscript.classes import ImportedModule
 from dcsurgery.torchscript.contents import Contents, Stored, read_contents
 from dcsurgery.torchscript.declared import Declared, entity_in
-from dcsurgery.torchscript.programs import ImportedModule, Program, program_of
+from dcsurgery.torchscript.programs import Program, program_of
 
 __all__ = ["archive_of", "import_contents", "import_module", "is_imported"]
 
@@ -44,7 +45,6 @@ def import_module(script_module: torch.jit.ScriptModule) -> nn.Module:
     contents = read_contents(archive_of(script_module), type(script_module).__name__)
     module = import_contents(contents, trusted=True, where=script_module.original_name)
     live = script_module.state_dict()
-    _forget_unsaved(module, script_module)
     for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
         place = live[key].device if key in live else tensor.device
         if tensor.device != place:
@@ -54,7 +54,7 @@ def import_module(script_module: torch.jit.ScriptModule) -> nn.Module:
 
 def import_contents(contents: Contents, *, trusted: bool = False, where: str = "TorchScript archive") -> nn.Module:
     """Import what an archive holds; errors as in `import_module`."""
-    program = program_of(contents.code, contents.constants, contents.root.name, trusted=trusted, where=where)
+    program = program_of(contents.code, contents.constants, _classes_of(contents.root), trusted=trusted, where=where)
     module = _Builder(program, where).module(contents.root)
     if module is None:
         raise BadInput("holds no module", where=where, fix="write one with torch.jit.save")
@@ -87,12 +87,22 @@ def is_imported(model: Any) -> bool:
     return isinstance(model, ImportedModule)
 
 
-def _forget_unsaved(module: nn.Module, script_module: nn.Module) -> None:
-    """Mark the buffers that a live module leaves out of its state_dict; an archive does not say."""
-    for path, live in script_module.named_modules(remove_duplicate=False):
-        kept = live.state_dict()
-        part = module.get_submodule(path)
-        part._non_persistent_buffers_set.update(name for name in part._buffers if name not in kept)
+def _classes_of(root: Stored) -> tuple[str, ...]:
+    """Return the classes of an archive's objects, in the order in which they are met."""
+    found: dict[str, None] = {}
+    waiting: list[Any] = [root]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop(0)
+        if isinstance(value, Stored) and id(value) not in seen:
+            seen.add(id(value))
+            found[value.name] = None
+            waiting += [*value.arguments, value.state]
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+    return tuple(found)
 
 
 class _Builder:

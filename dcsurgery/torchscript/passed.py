@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from torch import nn
 
 from dcsurgery.subclass import original_class
+from dcsurgery.torchscript.classes import ImportedModule
 from dcsurgery.torchscript.declared import Declared, Types
 from dcsurgery.torchscript.emission import Source
-from dcsurgery.torchscript.programs import ImportedModule
 
 __all__ = ["passed_modules", "read_from_outside"]
 
@@ -59,8 +59,9 @@ def _value(node: ast.expr, names: Mapping[str, nn.Module]) -> nn.Module | None:
     match node:
         case ast.Name(id=name):
             return names.get(name)
-        case ast.Attribute(value=inner, attr=name) | ast.Call(
-            func=ast.Name(id="getattr"), args=[inner, ast.Constant(value=str(name))]
+        case (
+            ast.Attribute(value=inner, attr=name)
+            | ast.Call(func=ast.Name(id="getattr"), args=[inner, ast.Constant(value=str(name))])
         ):
             holder = _value(inner, names)
             return None if holder is None else holder._modules.get(name)

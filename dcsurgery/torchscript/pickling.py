@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,12 @@ from dcsurgery.errors import Refused
 
 __all__ = ["Named", "Pickled", "pickled"]
 
-_BUILDERS = {"int": "build_intlist", "float": "build_doublelist", "bool": "build_boollist", "Tensor": "build_tensorlist"}
+_BUILDERS = {
+    "int": "build_intlist",
+    "float": "build_doublelist",
+    "bool": "build_boollist",
+    "Tensor": "build_tensorlist",
+}
 
 
 @dataclass(eq=False)
@@ -80,10 +85,14 @@ class _Writer:
             self._once(value, lambda: self._dict(value, annotation))
         elif isinstance(value, tuple):
             kinds = _arguments(annotation, "Tuple") or [None] * len(value)
-            self._tuple(*(lambda item=item, kind=kind: self.write(item, kind) for item, kind in zip(value, kinds, strict=False)))  # type: ignore[misc]
+            self._tuple(
+                *(lambda item=item, kind=kind: self.write(item, kind) for item, kind in zip(value, kinds, strict=False))
+            )
         else:
             raise Refused(
-                f"TorchScript cannot hold a {type(value).__name__}", where=self._folder, fix="write it as format='module'"
+                f"TorchScript cannot hold a {type(value).__name__}",
+                where=self._folder,
+                fix="write it as format='module'",
             )
 
     def _once(self, value: Any, write: Callable[[], None]) -> None:
@@ -194,14 +203,14 @@ class _Writer:
             self.out += b"Q"
 
         def numbers(values: Any) -> Callable[[], None]:
-            return lambda: self._tuple(*(lambda n=n: self._integer(n) for n in values))  # type: ignore[misc]
+            return lambda: self._tuple(*(lambda n=n: self._integer(n) for n in values))
 
         self._reduced(
             "torch._utils",
             "_rebuild_tensor_v2",
             lambda: self._tuple(
                 reference,
-                lambda: self._integer(plain.storage_offset()),
+                lambda: self._integer(int(plain.storage_offset())),
                 numbers(plain.shape),
                 numbers(plain.stride()),
                 lambda: self.write(bool(tensor.requires_grad)),
@@ -215,7 +224,7 @@ def _unwrapped(annotation: ast.expr | None) -> ast.expr | None:
     return inner[0] if inner else annotation
 
 
-def _arguments(annotation: ast.expr | None, name: str) -> list[ast.expr] | None:
+def _arguments(annotation: ast.expr | None, name: str) -> Sequence[ast.expr | None] | None:
     """Return the arguments of ``List[…]``, ``Dict[…]``, ``Tuple[…]``; None for other types."""
     if not isinstance(annotation, ast.Subscript) or not isinstance(annotation.value, ast.Name):
         return None

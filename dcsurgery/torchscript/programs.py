@@ -6,70 +6,46 @@ is held to TorchScript's forms again when it is read.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import collections
 import copyreg
-import enum
+import functools
 import hashlib
 import io
 import linecache
 import math
-import re
 import sys
 import threading
 import types
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import nn
 
+from dcsurgery.activations import irelu
+from dcsurgery.calls import apply_activation
 from dcsurgery.errors import BadInput
+from dcsurgery.torchscript.classes import (
+    ImportedEnum,
+    ImportedEnumType,
+    ImportedModule,
+    ImportedObject,
+    ImportedType,
+    has_type,
+    keeps_its_shape,
+    torch_class,
+)
 from dcsurgery.torchscript.declared import Declared
 from dcsurgery.torchscript.operators import namespaces
 from dcsurgery.torchscript.syntax import parse_code
 from dcsurgery.torchscript.translation import Translation, translate
 
-__all__ = ["MODULE_PREFIX", "ImportedModule", "ImportedType", "Program", "imported_class", "program_of"]
+__all__ = ["Program", "imported_class", "is_program", "program_of"]
 
-#: What the names of the Python modules begin with.
-MODULE_PREFIX = "torchscript_"
-_ROOTS = "torch.nn.modules."
+_PREFIX = "torchscript_"
+_ACTIVATIONS = "dcsurgery.activations"
 _PROGRAMS: dict[str, Program] = {}
 _LOCK = threading.RLock()
-
-
-class ImportedType(type):
-    """Class of the imported classes: pickled by the code that they come from."""
-
-
-class ImportedModule(nn.Module, metaclass=ImportedType):
-    """Base of the imported modules."""
-
-    _program: ClassVar[Program]
-    _declared: ClassVar[Declared]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Some of torch's classes add attributes here that TorchScript does not have.
-        nn.Module.__setstate__(self, state)
-        self.settle()
-
-    def settle(self) -> None:
-        """Bring what torch's own class derives from its tensors up to date."""
-        if isinstance(self, nn.RNNBase):
-            self._init_flat_weights()
-
-    def extra_repr(self) -> str:
-        """Show the settings that the archive has."""
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in type(self)._declared.constants)
-
-
-class ImportedObject(metaclass=ImportedType):
-    """Base of the imported classes that are no modules."""
-
-    _program: ClassVar[Program]
-    _declared: ClassVar[Declared]
 
 
 class Program:
@@ -81,8 +57,8 @@ class Program:
         Source texts as the archive has them.
     constants
         The archive's constants.
-    root
-        Qualified name of what the archive is for.
+    roots
+        Qualified names of the classes that the archive's objects have, the model's own first.
     trusted
         Whether operators of any package may be called.
     declared
@@ -94,26 +70,31 @@ class Program:
     """
 
     def __init__(
-        self, texts: tuple[tuple[str, str], ...], constants: tuple[Any, ...], root: str, trusted: bool, where: str
+        self,
+        texts: tuple[tuple[str, str], ...],
+        constants: tuple[Any, ...],
+        roots: tuple[str, ...],
+        trusted: bool,
+        where: str,
     ) -> None:
         self.texts = texts
         self.constants = constants
-        self.root = root
+        self.roots = roots
         self.trusted = trusted
         self.declared = parse_code(dict(texts), where)
-        self.translation: Translation = translate(self.declared, root, where)
+        self.translation: Translation = translate(self.declared, roots, where)
         # One object, so that a pickle holds it once for all classes.
-        self.payload = (texts, constants, root)
+        self.payload = (texts, constants, roots)
         digest = hashlib.sha256(self.translation.source.encode())
         digest.update(_bytes_of(constants))
-        self.name = f"{MODULE_PREFIX}{digest.hexdigest()[:16]}"
+        self.name = f"{_PREFIX}{digest.hexdigest()[:16]}"
         self.module = types.ModuleType(self.name)
         self._where = where
 
     @property
     def file(self) -> str:
         """What stands for the file name of the Python text."""
-        return f"<TorchScript {self.root.rpartition('.')[2]} {self.name.removeprefix(MODULE_PREFIX)[:8]}>"
+        return f"<TorchScript {self.roots[0].rpartition('.')[2]} {self.name.removeprefix(_PREFIX)[:8]}>"
 
     def run(self) -> None:
         """Make the classes and functions; their code itself does not run."""
@@ -132,8 +113,8 @@ class Program:
             nanj=complex(0, math.nan),
             bases=self._bases,
             record=self._record,
-            Enum=enum.Enum,
-            has_type=_has_type,
+            Enum=ImportedEnum,
+            has_type=has_type,
         )
         text = self.translation.source
         linecache.cache[self.file] = (len(text), None, text.splitlines(keepends=True), self.file)
@@ -142,10 +123,19 @@ class Program:
         for qualified, name in self.translation.names.items():
             entry = self.declared[qualified]
             made = names.get(name)
-            if isinstance(made, ImportedType):
+            if isinstance(made, type):
                 self._finish(made, entry)
             elif isinstance(made, types.FunctionType):
-                made.__torchscript_original__ = _torch_function(entry.source_name)  # type: ignore[attr-defined]
+                names[name] = self._function(made, entry)
+
+    def _function(self, made: types.FunctionType, entry: Declared) -> Any:
+        """Return what stands for a function: an activation that an edit brought is the edit's own again."""
+        if entry.source_name == f"{_ACTIVATIONS}.irelu":
+            return irelu
+        if entry.source_name.startswith(f"{_ACTIVATIONS}."):
+            return functools.partial(apply_activation, activation=made)
+        made.__torchscript_original__ = _torch_function(entry.source_name)  # type: ignore[attr-defined]
+        return made
 
     def find(self, qualified: str) -> Any:
         """Return the class or function of a qualified name.
@@ -168,16 +158,18 @@ class Program:
         entry = self.declared[qualified]
         if entry.kind != "module":
             return (ImportedObject,)
-        known = _torch_class(entry)
+        known = torch_class(entry)
         return (ImportedModule,) if known is None else (ImportedModule, known)
 
     def _record(self, name: str, fields: str) -> type:
-        made: type = collections.namedtuple(name, fields, module=self.name)  # noqa: PYI024 - the fields are the archive's
-        return made
+        plain = collections.namedtuple(name, fields)  # type: ignore[misc] # noqa: PYI024 - its fields are the archive's
+        return ImportedType(name, (plain,), {"__slots__": (), "__module__": self.name})
 
     def _finish(self, cls: Any, entry: Declared) -> None:
         cls._program, cls._declared = self, entry
-        if entry.kind == "module" and _keeps_its_shape(entry):
+        if entry.source_name.startswith("dcsurgery."):
+            cls.__module__ = entry.source_name.rpartition(".")[0]  # an edit's own, and no site
+        elif entry.kind == "module" and keeps_its_shape(entry):
             cls.__torchscript_name__ = entry.source_name
 
 
@@ -194,7 +186,7 @@ _BUILTINS = {
 def program_of(
     texts: Mapping[str, str],
     constants: tuple[Any, ...],
-    root: str,
+    roots: tuple[str, ...],
     *,
     trusted: bool = False,
     where: str = "TorchScript",
@@ -208,7 +200,7 @@ def program_of(
     UnsafeFile
         If it is not what TorchScript writes.
     """
-    program = Program(tuple(sorted(texts.items())), constants, root, trusted, where)
+    program = Program(tuple(sorted(texts.items())), constants, roots, trusted, where)
     with _LOCK:
         known = _PROGRAMS.get(program.name)
         if known is None:
@@ -218,77 +210,47 @@ def program_of(
 
 
 def imported_class(payload: tuple[Any, ...], name: str) -> Any:
-    """Return an imported class: what pickle calls; ``name`` is that in the Python text."""
-    texts, constants, root = payload
-    return vars(program_of(dict(texts), constants, root).module)[name]
+    """Return an imported class: what pickle calls.
+
+    Parameters
+    ----------
+    payload
+        The archive's texts, constants and roots.
+    name
+        The class's name in the Python text.
+
+    Raises
+    ------
+    BadInput
+        If the payload is none, or has no such class.
+    UnsafeFile
+        If its code is not what TorchScript writes.
+    """
+    good = type(payload) is tuple and len(payload) == 3 and all(type(part) is tuple for part in payload)
+    pairs = all(type(pair) is tuple and list(map(type, pair)) == [str, str] for pair in payload[0]) if good else False
+    if not pairs or not payload[2] or not all(type(root) is str for root in payload[2]):
+        raise BadInput("holds a TorchScript class without its code", fix="write the model again")
+    made = vars(program_of(dict(payload[0]), payload[1], payload[2]).module).get(name)
+    if not isinstance(made, type) or getattr(made, "_program", None) is None:
+        raise BadInput(f"its TorchScript code has no class {name!r}", fix="write the model again")
+    return made
 
 
-def _reduce_class(cls: ImportedType) -> Any:
+def is_program(name: str) -> bool:
+    """Say whether a module's name is that of an archive's code in this process."""
+    return name in _PROGRAMS
+
+
+def _reduce_class(cls: type) -> Any:
     original: Any = cls.__dict__.get("_dcsurgery_original", cls)
     program = getattr(original, "_program", None)
-    if program is None:  # the two bases themselves
+    if program is None:  # the bases themselves
         return cls.__qualname__
     return imported_class, (program.payload, original.__name__)
 
 
-copyreg.pickle(ImportedType, _reduce_class)  # type: ignore[arg-type]
-
-
-def _torch_class(entry: Declared) -> type[nn.Module] | None:
-    """Return torch's own class of that name, so that ``isinstance``, indexing and the passes know the import as one."""
-    name = entry.source_name
-    if not name.startswith(_ROOTS):
-        return None
-    holder = sys.modules.get(name.rpartition(".")[0])
-    cls = getattr(holder, entry.last, None)
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)) or cls.__module__ != name.rpartition(".")[0]:
-        return None
-    # A traced one lacks the settings that torch's own methods of it read.
-    if issubclass(cls, nn.RNNBase) and "_flat_weights_names" not in entry.fields:
-        return None
-    if issubclass(cls, nn.RNNCellBase) and "hidden_size" not in entry.constants:
-        return None
-    return cls
-
-
-def _keeps_its_shape(entry: Declared) -> bool:
-    """Say whether a class is called like its Python original: one ``forward``, and not what a trace made of several."""
-    forward = entry.methods.get("forward")
-    several = any(re.fullmatch(r"forward\d+", name) for name in entry.methods)
-    return forward is not None and not several
-
-
-_TYPES: dict[str, Any] = {
-    "Tensor": torch.Tensor,
-    "int": int,
-    "float": float,
-    "bool": bool,
-    "complex": complex,
-    "str": str,
-    "number": (int, float, complex),
-    "List": list,
-    "Dict": dict,
-    "Tuple": tuple,
-    "NoneType": type(None),
-    "None": type(None),
-    "Device": torch.device,
-    "torch.device": torch.device,
-}
-
-
-def _has_type(value: Any, text: str) -> bool:
-    """Say whether a value has one of TorchScript's types; what a container holds is not looked at."""
-    node = ast.parse(text, mode="eval").body
-    options = node.elts if isinstance(node, ast.Tuple | ast.List) else [node]
-    for option in options:
-        head = ast.unparse(option.value if isinstance(option, ast.Subscript) else option)
-        if head == "Optional" and value is None:
-            return True
-        kind = _TYPES.get(head)
-        declared = getattr(type(value), "_declared", None)
-        if (kind is not None and isinstance(value, kind)) or (declared is not None and declared.name == head):
-            return True
-    return False
+copyreg.pickle(ImportedType, _reduce_class)
+copyreg.pickle(ImportedEnumType, _reduce_class)
 
 
 def _torch_function(name: str) -> Any:

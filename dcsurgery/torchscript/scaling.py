@@ -95,9 +95,7 @@ def rescaled_methods(
 class _Scaling:
     """Writes the expression that scales the labels in ``raw``."""
 
-    def __init__(
-        self, names: Names, record: Callable[[ast.expr], tuple[str, Declared] | None], where: str
-    ) -> None:
+    def __init__(self, names: Names, record: Callable[[ast.expr], tuple[str, Declared] | None], where: str) -> None:
         self._names = names
         self._record = record
         self._where = where
@@ -114,10 +112,14 @@ class _Scaling:
                 for name in outputs:
                     made = f"{self._helper('times_entry')}({made}, scale, {name!r}, )"
                 return made
-            raise Refused(f"which parts of a {_text(kind)} are labels is known only when it runs", where=self._where, fix=_FIX)
+            raise Refused(
+                f"which parts of a {_text(kind)} are labels is known only when it runs", where=self._where, fix=_FIX
+            )
         types, fields, build = parts
         if outputs is None:
-            chosen = [n for n, t in enumerate(types) if _head(t) == "Tensor" and (not fields or is_label_name(fields[n]))]
+            chosen = [
+                n for n, t in enumerate(types) if _head(t) == "Tensor" and (not fields or is_label_name(fields[n]))
+            ]
             if fields:  # a record's names decide, whatever its type; a plain tuple's tensors all are
                 chosen = [n for n, name in enumerate(fields) if is_label_name(name)] or chosen
         else:
@@ -175,5 +177,3 @@ def _head(kind: ast.expr | None) -> str:
 
 def _text(kind: ast.expr | None) -> str:
     return "value without a type" if kind is None else ast.unparse(kind)
-
-

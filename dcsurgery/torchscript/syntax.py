@@ -201,7 +201,7 @@ class _Checker:
             if name == "isinstance" and len(node.args) == 2 and not node.keywords:
                 self._value(node.args[0], bound)
                 return
-            if name == "fork" or name == "wait":
+            if name in {"fork", "wait"}:
                 raise BadInput(
                     "runs parts of itself asynchronously (torch.jit.fork)",
                     where=self._where,

@@ -54,15 +54,18 @@ class Translation:
     operators: tuple[str, ...] = ()
 
 
-def translate(declared: Mapping[str, Declared], root: str, where: str = "TorchScript archive") -> Translation:
-    """Return what an archive declares, as far as ``root`` needs it, as Python.
+def translate(
+    declared: Mapping[str, Declared], roots: tuple[str, ...], where: str = "TorchScript archive"
+) -> Translation:
+    """Return what an archive declares, as far as ``roots`` need it, as Python.
 
     Names do not depend on how TorchScript numbered equal ones (``___torch_mangle_7``), which changes from one export
     to the next.
     """
-    if root not in declared:
-        raise BadInput(f"its code does not have {root}", where=where, fix="write it again with torch.jit.save")
-    reached = list(_reached(declared, root, where))
+    for root in roots:
+        if root not in declared:
+            raise BadInput(f"its code does not have {root}", where=where, fix="write it again with torch.jit.save")
+    reached = list(_reached(declared, roots, where))
     names = _names(reached, declared)
     changer = _Changer(declared, names)
     body = [statement for entry in reached for statement in changer.declaration(entry)]
@@ -81,9 +84,9 @@ def _calls(tree: ast.AST) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
-def _reached(declared: Mapping[str, Declared], root: str, where: str) -> Iterator[Declared]:
-    """Yield the declarations that one needs, itself first."""
-    waiting, seen = [declared[root]], {root}
+def _reached(declared: Mapping[str, Declared], roots: tuple[str, ...], where: str) -> Iterator[Declared]:
+    """Yield the declarations that some need, themselves included."""
+    waiting, seen = [declared[root] for root in roots], set(roots)
     while waiting:
         entry = waiting.pop(0)
         yield entry

@@ -25,14 +25,16 @@ from dcsurgery.standins import DeletedNorm, InPlace, ReplacedActivation
 from dcsurgery.subclass import amendments_of, original_class
 from dcsurgery.torchscript.additions import Additions, traced_activation
 from dcsurgery.torchscript.call_edits import Edited, edits_of
+from dcsurgery.torchscript.class_text import declare_class
+from dcsurgery.torchscript.classes import ImportedModule, ImportedObject
 from dcsurgery.torchscript.contents import read_contents
 from dcsurgery.torchscript.declared import Declared, entity_in
-from dcsurgery.torchscript.emission import Names, Source, chain, written
+from dcsurgery.torchscript.emission import Names, Source
 from dcsurgery.torchscript.importing import import_contents, is_imported
 from dcsurgery.torchscript.passed import passed_modules, read_from_outside
 from dcsurgery.torchscript.pickling import Named, Pickled, pickled
-from dcsurgery.torchscript.programs import ImportedModule, ImportedObject, Program
-from dcsurgery.torchscript.scaling import rescaled_methods
+from dcsurgery.torchscript.programs import Program
+from dcsurgery.torchscript.reading import needed_version
 
 __all__ = ["write_archive"]
 
@@ -76,11 +78,11 @@ class _Writer:
         self._passed = passed_modules(model)
         root = self._module(model, "(model)")
         data = pickled(root, None, "data")
-        constants = pickled(tuple(self._value(c, None, "constants") for c in self._constants), None, "constants")
+        constants = pickled(tuple(self._value(c, "constants") for c in self._constants), None, "constants")
         stream = io.BytesIO()
         writer: Any = torch._C.PyTorchFileWriter(stream)
         texts = self._names.texts()
-        writer.set_min_version(_version(texts.values()))
+        writer.set_min_version(needed_version(texts.values()))
         for folder, part in (("data", data), ("constants", constants)):
             self._part(writer, folder, part)
         for file, text in texts.items():
@@ -106,7 +108,9 @@ class _Writer:
         if known is not None:
             return known[1]
         if any(vars(module).get(name) for name in _HOOKS):
-            raise Refused("has hooks, which TorchScript cannot hold", where=path, fix="remove them before it is written")
+            raise Refused(
+                "has hooks, which TorchScript cannot hold", where=path, fix="remove them before it is written"
+            )
         made = Named("")
         self._made[id(module)] = (module, made)
         if isinstance(module, ImportedModule):
@@ -117,17 +121,19 @@ class _Writer:
             made.state = {**_BARE, "training": (module.training, None)}
             made.state.update((name, (torch.empty(0), None)) for name in read)
         else:
-            self._activation(module, made, path)
+            forward = before[0].methods.get("forward") if before is not None else None
+            argument = forward.args.args[1].arg if forward is not None and len(forward.args.args) > 1 else "x"
+            self._activation(module, made, argument, path)
         return made
 
-    def _activation(self, module: nn.Module, made: Named, path: str) -> None:
+    def _activation(self, module: nn.Module, made: Named, argument: str, path: str) -> None:
         if isinstance(module, ReplacedActivation):
             module = module.activation
         if isinstance(module, InPlace | GatedLinear):
             inner, dim = module.activation, getattr(module, "dim", None)
-            made.name = self._additions.module(inner, inplace=dim is None, gate_dim=dim)
+            made.name = self._additions.module(inner, argument, inplace=dim is None, gate_dim=dim)
         elif isinstance(module, IReLU) and module.inplace:
-            made.name = self._additions.module(IReLU(), inplace=True)
+            made.name = self._additions.module(IReLU(), argument, inplace=True)
         elif module.state_dict():
             contents = read_contents(traced_activation(module), path)
             copied = import_contents(contents, where=path)
@@ -135,7 +141,7 @@ class _Writer:
             self._imported(copied.train(module.training), made, path)
             return
         else:
-            made.name = self._additions.module(module)
+            made.name = self._additions.module(module, argument)
         made.state = {**_BARE, "training": (module.training, None)}
 
     def _imported(self, module: Any, made: Named, path: str) -> None:
@@ -146,11 +152,13 @@ class _Writer:
         edits, rescale = _amendments(module, program, path)
         strange = [n for n in module._modules if n not in entry.fields]
         if strange:
-            raise Refused(f"has a child {strange[0]!r} that the archive did not have", where=path, fix="write it as format='module'")
+            raise Refused(
+                f"has a child {strange[0]!r} that the archive did not have",
+                where=path,
+                fix="write it as format='module'",
+            )
         types: dict[str, str] = {}
-        handed = {
-            place: self._module(given, path).name for place, given in self._passed.get(id(module), {}).items()
-        }
+        handed = {place: self._module(given, path).name for place, given in self._passed.get(id(module), {}).items()}
         for name, annotation in entry.fields.items():
             child = module._modules.get(name)
             if child is not None:
@@ -166,7 +174,9 @@ class _Writer:
         gone = frozenset(n for n in (*entry.parameters, *entry.buffers) if made.state[n][0] is None)
         key = (id(source), entry.name, edits.key, tuple(types.items()), tuple(handed.items()), gone, rescale)
         known = self._names.of(key)
-        made.name = known or self._declare(key, source, entry, edits, types, handed, gone, rescale, path)
+        made.name = known or declare_class(
+            self._names, self._additions, key, source, entry, edits, types, handed, gone, rescale, path
+        )
 
     def _field(
         self, module: nn.Module, entry: Declared, name: str, annotation: ast.expr, path: str
@@ -180,59 +190,7 @@ class _Writer:
             return tensor, None
         if name not in vars(module):
             raise Refused(f"has no {name!r}, which the archive declares", where=path, fix="put it back")
-        return self._value(vars(module)[name], annotation, f"{path}.{name}"), annotation
-
-    def _declare(
-        self,
-        key: Any,
-        source: Source,
-        entry: Declared,
-        edits: Edited,
-        types: Mapping[str, str],
-        handed: Mapping[tuple[str, str], str],
-        gone: frozenset[str],
-        rescale: LabelRescale | None,
-        path: str,
-    ) -> str:
-        """Write the class of one kind of module."""
-        name = self._names.choose(key, entry.name)
-        referring = self._names.referring(source, {entry.name: name})
-        changes = edits.changes(self._names, self._additions, source)
-        body: list[ast.stmt] = []
-        for statement in entry.node.body:
-            field = _field_of(statement)
-            if field is not None and field in entry.fields:
-                if body and not isinstance(body[-1], ast.AnnAssign) and not field.isidentifier():
-                    body.append(ast.parse("__annotations__ = []").body[0])
-                kind = chain(types[field]) if field in types else _kind(entry.fields[field], field in gone)
-                body.append(_declaration(field, written(kind, source, referring) if field not in types else kind))
-            elif isinstance(statement, ast.Assign) and _names_in(statement) is not None:
-                body.append(_without(statement, gone))
-            elif isinstance(statement, ast.FunctionDef):
-                method = written(statement, source, referring, changes)
-                for argument in method.args.args:
-                    if (method.name, argument.arg) in handed:
-                        argument.annotation = chain(handed[method.name, argument.arg])
-                if rescale is not None and method.name == "forward":
-                    body += rescaled_methods(self._names, method, rescale.outputs, self._record(source), path)
-                else:
-                    body.append(method)
-            else:
-                body.append(written(statement, source, referring))
-        if rescale is not None:
-            _add_scale(body)
-        self._names.add(name, ast.ClassDef(name.rpartition(".")[2], [ast.Name("Module")], [], body, []))
-        return name
-
-    def _record(self, source: Source) -> Any:
-        def record(kind: ast.expr) -> tuple[str, Declared] | None:
-            # The type has been written: it bears its final name.
-            for entry in source.declared.values():
-                if entry.kind == "record" and self._names.of((id(source), entry.name)) == ast.unparse(kind):
-                    return ast.unparse(kind), entry
-            return None
-
-        return record
+        return self._value(vars(module)[name], f"{path}.{name}"), annotation
 
     def _source(self, program: Program) -> Source:
         known = self._sources.get(program.name)
@@ -243,21 +201,23 @@ class _Writer:
 
     # -- values -------------------------------------------------------------------------------------------------------
 
-    def _value(self, value: Any, annotation: ast.expr | None, where: str) -> Any:
+    def _value(self, value: Any, where: str) -> Any:
         """Return a value with the archive's objects in place of the imported ones."""
         if isinstance(value, nn.Module):
             return self._module(value, where)
         if isinstance(value, enum.Enum | ImportedObject):
             return self._object(value, where)
         if isinstance(value, list):
-            return [self._value(item, None, where) for item in value]
+            return [self._value(item, where) for item in value]
         if isinstance(value, dict):
-            return {key: self._value(item, None, where) for key, item in value.items()}
+            return {key: self._value(item, where) for key, item in value.items()}
         if isinstance(value, tuple):
-            return tuple(self._value(item, None, where) for item in value)
+            return tuple(self._value(item, where) for item in value)
         if value is None or isinstance(value, bool | int | float | str | torch.Tensor | torch.device):
             return value
-        raise Refused(f"TorchScript cannot hold a {type(value).__name__}", where=where, fix="write it as format='module'")
+        raise Refused(
+            f"TorchScript cannot hold a {type(value).__name__}", where=where, fix="write it as format='module'"
+        )
 
     def _object(self, value: Any, where: str) -> Named:
         known = self._made.get(id(value))
@@ -271,7 +231,7 @@ class _Writer:
             made.value = value.value
         else:
             for name, annotation in entry.fields.items():
-                made.state[name] = (self._value(getattr(value, name), annotation, where), annotation)
+                made.state[name] = (self._value(getattr(value, name), where), annotation)
         return made
 
     def _programs(self) -> list[Program]:
@@ -301,60 +261,6 @@ def _home_of(value: Any, programs: list[Program], where: str) -> tuple[Program, 
         for qualified in program.translation.names:
             if program.find_or_none(qualified) is type(value):
                 return program, program.declared[qualified]
-    raise Refused(f"holds a {type(value).__name__} that is none of the archive's", where=where, fix="put back what it held")
-
-
-def _field_of(statement: ast.stmt) -> str | None:
-    match statement:
-        case ast.AnnAssign(target=ast.Name(id=name), value=None):
-            return name
-        case ast.Assign(targets=[ast.Subscript(value=ast.Name(id="__annotations__"), slice=ast.Constant(value=name))]):
-            return str(name)
-    return None
-
-
-def _declaration(field: str, kind: ast.expr) -> ast.stmt:
-    if field.isidentifier():
-        return ast.AnnAssign(ast.Name(field, ast.Store()), kind, None, simple=1)
-    target = ast.Subscript(ast.Name("__annotations__", ast.Load()), ast.Constant(field), ast.Store())
-    return ast.Assign([target], kind)
-
-
-def _kind(annotation: ast.expr, gone: bool) -> ast.expr:
-    return ast.Name("NoneType", ast.Load()) if gone else annotation
-
-
-def _names_in(statement: ast.Assign) -> list[str] | None:
-    target = statement.targets[0]
-    named = isinstance(target, ast.Name) and target.id in ("__parameters__", "__buffers__")
-    return list(ast.literal_eval(statement.value)) if named else None
-
-
-def _without(statement: ast.Assign, gone: frozenset[str]) -> ast.stmt:
-    kept = [ast.Constant(name) for name in _names_in(statement) or () if name not in gone]
-    return ast.Assign(statement.targets, ast.List(list(kept), ast.Load()))
-
-
-def _add_scale(body: list[ast.stmt]) -> None:
-    """Declare the buffer that holds C, behind the others."""
-    for statement in body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__buffers__":
-            assert isinstance(statement.value, ast.List)
-            statement.value.elts.append(ast.Constant("label_scale"))
-            break
-    first = next((n for n, s in enumerate(body) if isinstance(s, ast.FunctionDef)), len(body))
-    body.insert(first, _declaration("label_scale", ast.Name("Tensor", ast.Load())))
-
-
-def _version(texts: Any) -> int:
-    """Return the version that the operators in the texts need; torch would upgrade them for an older one."""
-    bumped = {
-        name.partition("::")[2].partition(".")[0]: max(entry.bumped_at_version for entry in entries)
-        for name, entries in torch._C._get_operator_version_map().items()  # type: ignore[attr-defined]
-    }
-    versions = [3]
-    for text in texts:
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
-                versions.append(bumped.get(node.attr, 3))
-    return max(versions)
+    raise Refused(
+        f"holds a {type(value).__name__} that is none of the archive's", where=where, fix="put back what it held"
+    )
