@@ -13,6 +13,7 @@ import copy
 import keyword
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dcsurgery.errors import BadInput
 from dcsurgery.torchscript.declared import BUILTINS, ROOTS, VALUES, Declared, chain_of, entity_in
@@ -180,7 +181,7 @@ class _Changer(ast.NodeTransformer):
         changed: ast.expr = self._changed(value)
         return changed
 
-    def _changed(self, node: ast.AST) -> ast.AST:  # type: ignore[misc]
+    def _changed(self, node: Any) -> Any:
         """Change a copy; the archive's own tree stays as it is."""
         duplicate = copy.deepcopy(node)
         for before, after in zip(ast.walk(node), ast.walk(duplicate), strict=True):
