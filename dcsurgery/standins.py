@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -45,7 +45,9 @@ class DeletedNorm(_DropsKeys):
     Parameters
     ----------
     old
-        The normalization; its plain settings (``eps``, ``num_features``) stay readable, its tensors are None.
+        The normalization; its plain settings (``eps``, ``num_features``) stay readable. Its weight reads as ones and its
+        bias as zeros, in its shape, dtype and device, for models that look at them (``norm.weight.dtype``); they are
+        no parameters any more. Its buffers are None.
     returns
         Which positional argument comes out.
     copied
@@ -54,6 +56,7 @@ class DeletedNorm(_DropsKeys):
 
     weight: torch.Tensor | None
     bias: torch.Tensor | None
+    _identity: tuple[str, ...] = ()
 
     def __init__(self, old: nn.Module | None = None, returns: int = 0, copied: bool = False) -> None:
         super().__init__(old.state_dict().keys() if old is not None else ())
@@ -64,6 +67,11 @@ class DeletedNorm(_DropsKeys):
         self.weight = self.bias = None
         for name in (*old._parameters, *old._buffers) if old is not None else ():
             setattr(self, name, None)
+        self._identity = tuple(name for name in ("weight", "bias") if old is not None and _is_plain(old, name))
+        for name in self._identity:
+            value = getattr(old, name)
+            vars(self)[name] = torch.full((), float(name == "weight"), dtype=value.dtype, device=value.device)
+            vars(self)[name] = vars(self)[name].expand(value.shape)
         for name, value in vars(old).items() if old is not None else ():
             if (
                 not name.startswith("_")
@@ -78,6 +86,11 @@ class DeletedNorm(_DropsKeys):
             return pass_on(args[self.returns], self.copied)
         return pass_on(kwargs[self.argument] if self.argument in kwargs else next(iter(kwargs.values())), self.copied)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        for name in self._identity:  # they are moved and converted like parameters
+            vars(self)[name] = fn(vars(self)[name])
+        return super()._apply(fn, recurse)
+
     def reset_parameters(self) -> None:
         """Do nothing: there is nothing left to reset."""
 
@@ -87,6 +100,11 @@ class DeletedNorm(_DropsKeys):
     def extra_repr(self) -> str:
         """Name what was deleted."""
         return self.deleted
+
+
+def _is_plain(module: nn.Module, name: str) -> bool:
+    value = module._parameters.get(name)
+    return value is not None and not isinstance(value, nn.parameter.UninitializedTensorMixin)
 
 
 class ReplacedActivation(_DropsKeys):

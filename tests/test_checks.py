@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dcsurgery as dcs
+from dcsurgery.census import take_census
 from dcsurgery.checks.derivatives import check_derivatives
 from dcsurgery.errors import BadInput
 from dcsurgery.report import Check, Report
@@ -288,6 +290,65 @@ def test_finite_counts_nan_and_infinity():
     assert report["finite"].figure == 10
     assert report["gradcheck"].status == "skip"
     assert report["gradcheck"].reason == "the output is not finite"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.lp_pool1d(x, 2.0, 2),
+        lambda x: F.multilabel_soft_margin_loss(x, (x > 0).double()),
+    ],
+    ids=["lp_pool1d", "multilabel_soft_margin_loss"],
+)
+def test_what_a_function_of_torch_does_inside_is_no_site(function):
+    class Loss(nn.Module):
+        def forward(self, x):
+            return function(torch.tanh(x))
+
+    x = torch.rand(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1
+    census = take_census(Loss(), (x,))
+    assert [site.operator for site in census] == ["tanh"]
+    assert dcs.transform(Loss(), example_inputs=(x,)).report.ok
+    assert dcs.transform(Loss(), irelu=False, example_inputs=(x,), allow_empty=True).report.ok
+
+
+class SameTwice(nn.Module):
+    """Without the norm, the child's two inputs are one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.child = nn.LayerNorm(4), Both()
+
+    def forward(self, x):
+        return self.child(self.norm(x), x, 2 * x)
+
+
+class Both(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act, self.layer = nn.Tanh(), nn.Linear(4, 4)
+
+    def forward(self, x, y, z):
+        return self.act(self.layer(x)) - y * z
+
+
+def test_the_planned_graph_holds_where_two_inputs_become_one_tensor():
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    surgery = dcs.transform(SameTwice(), example_inputs=(x,))
+    assert surgery.report["graph equals plan"].status == "pass"
+    assert len(surgery.plan.edits) == 2
+
+
+def test_one_input_in_place_of_another_is_not_the_planned_graph():
+    class Swapped(SameTwice):
+        def forward(self, x):
+            return self.child(self.norm(x), 2 * x, x)
+
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    model, census = SameTwice(), take_census(SameTwice(), (x,))
+    surgery = dcs.apply(model, dcs.plan(model, example_inputs=(x,)))
+    surgery.model.forward = types.MethodType(Swapped.forward, surgery.model)
+    assert examine(model, surgery, census, (x,))["graph equals plan"].status == "fail"
 
 
 def test_a_failed_gradcheck_does_not_run_a_large_model_for_every_parameter():

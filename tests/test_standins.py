@@ -113,9 +113,37 @@ def test_loading_does_not_empty_the_callers_checkpoint():
     assert list(state) == ["norm.weight", "norm.bias"]
 
 
+def test_a_deleted_norm_reads_as_the_identity_in_the_dtype_that_the_model_has():
+    model = nn.ModuleDict({"norm": DeletedNorm(nn.LayerNorm(4).half()), "layer": nn.Linear(2, 2)})
+    norm = model.double()["norm"]
+    assert torch.equal(norm.weight, torch.ones(4, dtype=torch.float64))
+    assert torch.equal(norm.bias, torch.zeros(4, dtype=torch.float64))
+    assert copy.deepcopy(model).float()["norm"].weight.dtype == torch.float32
+    assert pickle.loads(pickle.dumps(norm)).weight.dtype == torch.float64
+    assert not list(norm.parameters())
+    assert not list(norm.buffers())
+    assert not norm.state_dict()
+    assert DeletedNorm(nn.LayerNorm(4, bias=False)).bias is None
+    assert DeletedNorm(nn.LazyBatchNorm1d()).weight is None
+
+
+def test_a_model_that_looks_at_its_norms_dtype_runs_without_the_norm():
+    class Looking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.layer = nn.LayerNorm(3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(self.norm(x.to(self.norm.weight.dtype)))
+
+    model = Looking().double()
+    edited = dcs.transform(model, irelu=False, example_inputs=(rows().float(),)).model
+    assert torch.equal(edited(rows().float()), model.layer(rows().float().double()))
+
+
 def test_the_settings_of_a_deleted_norm_stay_readable():
     norm = DeletedNorm(nn.BatchNorm1d(4, eps=1e-3, momentum=None))
-    assert (norm.num_features, norm.eps, norm.momentum, norm.weight, norm.bias) == (4, 1e-3, None, None, None)
+    assert (norm.num_features, norm.eps, norm.momentum, norm.running_mean) == (4, 1e-3, None, None)
     norm.reset_parameters()
     norm.reset_running_stats()
     assert repr(norm) == "DeletedNorm(BatchNorm1d)"

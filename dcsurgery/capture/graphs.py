@@ -11,7 +11,7 @@ from torch import fx
 from dcsurgery.activations import irelu
 from dcsurgery.calls import apply_activation, gate, pass_on, replace_in_place
 
-__all__ = ["REPLACED", "CaptureMethod", "Key", "ModuleGraph", "graph_lines", "key_of", "outside"]
+__all__ = ["REPLACED", "CaptureMethod", "Key", "ModuleGraph", "graph_lines", "key_of", "outside", "same_inputs"]
 
 CaptureMethod = Literal["symbolic", "recorded", "exact", "opaque"]
 # Identifies a site inside one capture: ("module", owner, slot), ("attribute", owner, name),
@@ -74,7 +74,26 @@ def _name(target: Any) -> str:
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))
 
 
-def graph_lines(graph: fx.Graph, changes: dict[Key, str] | None = None, path: str = "") -> list[str]:
+def _inputs(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes among a node's arguments, one that is given twice twice."""
+    found: list[fx.Node] = []
+
+    def note(source: fx.Node) -> fx.Node:
+        found.append(source)
+        return source
+
+    fx.map_arg((node.args, node.kwargs), note)
+    return found
+
+
+def same_inputs(graph: fx.Graph) -> dict[str, str]:
+    """Return the inputs that were the very tensor of an earlier input in the recorded run: name to that one's name."""
+    return {str(node.target): node.meta["dcs_same"] for node in graph.nodes if "dcs_same" in node.meta}
+
+
+def graph_lines(
+    graph: fx.Graph, changes: dict[Key, str] | None = None, path: str = "", same: dict[str, str] | None = None
+) -> list[str]:
     """Return a graph as comparable lines: operator and where its inputs come from, names left out.
 
     Parameters
@@ -85,13 +104,19 @@ def graph_lines(graph: fx.Graph, changes: dict[Key, str] | None = None, path: st
         Site keys to what stands there after the edit; ``""`` means the site passes its input on.
     path
         Path of the graph's module: a slot is recognised by it when the new module is no site any more.
+    same
+        Inputs that count as another one, see `same_inputs`: without the norm between them, two may be one tensor.
     """
     changes = changes or {}
     slots = {f"{key[1]}.{key[2]}".lstrip("."): label for key, label in changes.items() if key[0] in _SLOTS}
     calls = {(key[2], key[3], key[4]) for key in changes if key[0] == "call" and key[1] == path}
     number: dict[fx.Node, str] = {}
+    named: dict[str, str] = {}
     lines: list[str] = []
     for node in graph.nodes:
+        if node.op == "placeholder" and (same or {}).get(str(node.target)) in named:
+            number[node] = named[str(node.target)] = named[(same or {})[str(node.target)]]
+            continue
         if node.meta.get("dcs_call") in calls and key_of(node) is None and node.target not in _EDITED:
             continue  # an edited norm's own doings, like counting batches
         change = changes.get(key_of(node) or ())
@@ -108,8 +133,10 @@ def graph_lines(graph: fx.Graph, changes: dict[Key, str] | None = None, path: st
             # Shown where it is used: a deleted norm takes its tensors along.
             number[node] = _name(node.target)
             continue
-        inputs = node.all_input_nodes if change is None else node.all_input_nodes[:1]
+        inputs = _inputs(node) if change is None else _inputs(node)[:1]
         arguments = ", ".join(number.get(source, "?") for source in inputs)
         number[node] = f"%{len(lines)}"
+        if node.op == "placeholder":
+            named[str(node.target)] = number[node]
         lines.append(f"{number[node]} = {change or f'{node.op} {_name(node.target)}'}({arguments})")
     return lines

@@ -360,12 +360,19 @@ class Recorder(TorchFunctionMode):
         key = self._site_of(func, match) if match is not None else None
         self.busy = func in REPLACED  # what a new activation does inside is not the model's doing
         try:
-            result = self._run(key, func, args, kwargs)
+            result = self._run(key or self._whole(func), func, args, kwargs)
         finally:
             self.busy = False
         if top is not None and top.tape is not None:
             top.tape.call(func, args, kwargs, result, key, sys._getframe(1))
         return result
+
+    def _whole(self, func: Any) -> Key | None:
+        """Return a key for a function of torch that no row lists: a kernel in it (``F.lp_pool2d``) is its own affair."""
+        top = self._stack[-1] if self._stack else None
+        if not isinstance(func, types.FunctionType) or func.__module__ != nn.functional.__name__ or (top and top.site):
+            return None
+        return ("fused", top.path if top else "", f"F.{func.__name__}")
 
     def _run(self, key: Key | None, func: Any, args: Any, kwargs: Any) -> Any:
         self._current.append(key)

@@ -43,8 +43,13 @@ class Tape:
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make a placeholder for every tensor that the module is given."""
         for index, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
-            if isinstance(leaf, torch.Tensor) and id(leaf) not in self._nodes:
-                self._own(leaf, self.graph.placeholder(f"input_{index}"))
+            if isinstance(leaf, torch.Tensor):
+                node = self.graph.placeholder(f"input_{index}")
+                known = self._nodes.get(id(leaf))
+                if known is None:
+                    self._own(leaf, node)
+                else:
+                    node.meta["dcs_same"] = known.target
 
     def end(self, output: Any) -> None:
         """Close the graph."""

@@ -132,6 +132,14 @@ NORMALIZATIONS: tuple[Operator, ...] = (
         parameters=("normalized_shape", "eps", "variance_epsilon", "elementwise_affine"),
     ),
     Operator(
+        "global_response_norm",
+        "normalization",
+        modules=(
+            "transformers.models.convnextv2.modeling_convnextv2.ConvNextV2GRN",
+            "timm.layers.grn.GlobalResponseNorm",
+        ),
+    ),
+    Operator(
         "local_response_norm",
         "normalization",
         modules=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dcsurgery.capture.graphs import graph_lines
+from dcsurgery.capture.graphs import graph_lines, same_inputs
 from dcsurgery.census import site_key
 from dcsurgery.oracle import Watched
 from dcsurgery.plans import Edit, Plan
@@ -21,9 +21,10 @@ def check_graphs(before: Watched, after: Watched, plan: Plan) -> Check:
     rescaled = any(edit.action == "rescale" for edit in plan.edits)
     wrong = []
     for path, graph in before.recording.graphs.items():
-        planned = graph_lines(graph, renamed, path=path)
         found = after.recording.graphs.get(path)
-        actual = [] if found is None else graph_lines(found, renamed, path=path)
+        same = {**same_inputs(graph), **({} if found is None else same_inputs(found))}
+        planned = graph_lines(graph, renamed, path=path, same=same)
+        actual = [] if found is None else graph_lines(found, renamed, path=path, same=same)
         if rescaled and path == "":
             planned = _without_end(planned)  # what follows is the rescale
             actual = actual[: len(planned)]

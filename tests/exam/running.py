@@ -130,6 +130,8 @@ def curvature(model: nn.Module, inputs: Any) -> tuple[float, float, float]:
             raise ValueError("no output depends differentiably on anything")
         generator = torch.Generator().manual_seed(0)
         u, v = ([torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in leaves] for _ in range(2))
+        length = float(torch.stack([d.square().sum() for d in v]).sum().sqrt())
+        v = [d / length for d in v]  # a short way: few activations pass their kinks on it
         slope = _dot(first, u)
         second: list[Tensor | None] = []
         if slope.requires_grad:
