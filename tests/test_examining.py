@@ -49,7 +49,7 @@ def with_fault(monkeypatch, fault):
 def test_a_good_surgery_passes_every_judgement():
     verdict = judge(CASE)
     assert not verdict.failures
-    assert {j.name for j in verdict.judgements} == set(JUDGEMENTS)
+    assert {j.name for j in verdict.judgements} == set(JUDGEMENTS) - {"by hand"}
     assert {j.name for j in verdict.judgements if j.status == "skip"} <= {"value witness"}
 
 
@@ -108,7 +108,7 @@ def test_what_dcsurgery_finds_wrong_is_judged_all_the_same():
 
     found = judge(Case("small", "net", Opaque, CASE.inputs))
     assert "residual" in {j.name for j in found.failures}
-    assert {j.name for j in found.judgements} == set(JUDGEMENTS)
+    assert {j.name for j in found.judgements} == set(JUDGEMENTS) - {"by hand"}
 
 
 def test_a_changed_weight_fails_keys(monkeypatch):

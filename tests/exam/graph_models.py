@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,7 +44,7 @@ def _batch() -> Tensor:
 
 def _mlp(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b), nn.SiLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -135,7 +136,9 @@ _CONVS: dict[str, tuple[Callable[[Any], nn.Module], Callable[[], tuple[Any, ...]
     ),
     "LEConv": (lambda g: g.LEConv(_H, _H), _plain),
     "PNAConv": (
-        lambda g: g.PNAConv(_H, _H, ["mean", "max", "std"], ["identity", "linear"], _DEGREES, edge_dim=_EDGE, post_layers=2),
+        lambda g: g.PNAConv(
+            _H, _H, ["mean", "max", "std"], ["identity", "linear"], _DEGREES, edge_dim=_EDGE, post_layers=2
+        ),
         _with_attributes,
     ),
     "ClusterGCNConv": (lambda g: g.ClusterGCNConv(_H, _H), _plain),
@@ -147,7 +150,10 @@ _CONVS: dict[str, tuple[Callable[[Any], nn.Module], Callable[[], tuple[Any, ...]
     "FAConv": (lambda g: g.FAConv(_H), _with_first),
     "EGConv": (lambda g: g.EGConv(_H, _H, aggregators=["sum", "max"], num_heads=2, num_bases=2), _plain),
     "PDNConv": (lambda g: g.PDNConv(_H, _H, edge_dim=_EDGE, hidden_channels=4), _with_attributes),
-    "GeneralConv": (lambda g: g.GeneralConv(_H, _H, _EDGE, attention=True, heads=2, l2_normalize=True), _with_attributes),
+    "GeneralConv": (
+        lambda g: g.GeneralConv(_H, _H, _EDGE, attention=True, heads=2, l2_normalize=True),
+        _with_attributes,
+    ),
     "LGConv": (lambda g: g.LGConv(), _plain),
     "PointGNNConv": (
         lambda g: g.PointGNNConv(_mlp(_H, 3), _mlp(_H + 3, _H), _mlp(_H, _H)),
@@ -162,7 +168,10 @@ _CONVS: dict[str, tuple[Callable[[Any], nn.Module], Callable[[], tuple[Any, ...]
         lambda g: g.HEATConv(_H, _H, 2, 2, 4, _EDGE, 4),
         lambda: (_x(), _edges(), torch.arange(_NODES) % 2, torch.arange(_edges().shape[1]) % 2, _attributes()),
     ),
-    "DenseGCNConv": (lambda g: g.DenseGCNConv(_H, _H), lambda: (normal(2, 6, _H), torch.ones(2, 6, 6, dtype=torch.float64))),
+    "DenseGCNConv": (
+        lambda g: g.DenseGCNConv(_H, _H),
+        lambda: (normal(2, 6, _H), torch.ones(2, 6, 6, dtype=torch.float64)),
+    ),
     "DenseGINConv": (
         lambda g: g.DenseGINConv(_mlp(_H, _H, _H)),
         lambda: (normal(2, 6, _H), torch.ones(2, 6, 6, dtype=torch.float64)),
@@ -317,7 +326,11 @@ def graph_cases() -> Iterator[Case]:
         yield Case("PyG layers", name, functools.partial(_made, conv, _net_around), inputs)
     for name, (norm, further) in _NORMS.items():
         yield Case(
-            "PyG norms", name, functools.partial(_made, norm, NormNet), functools.partial(_norm_inputs, further), edits=3
+            "PyG norms",
+            name,
+            functools.partial(_made, norm, NormNet),
+            functools.partial(_norm_inputs, further),
+            edits=3,
         )
     for name in ("GCN", "GraphSAGE", "GIN", "GAT", "PNA", "EdgeCNN"):
         for settings in (
