@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from dcsurgery.blocks import BlockRules, block_of
 from dcsurgery.capture.fused import fused_sites
-from dcsurgery.capture.graphs import Key, ModuleGraph
+from dcsurgery.capture.graphs import Key, ModuleGraph, call_key
 from dcsurgery.capture.nodes import node_sites
 from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
@@ -358,8 +358,7 @@ def site_key(place: Place) -> Key:
         case AttributePlace(owner, attribute):
             return ("attribute", owner, attribute)
         case CallPlace(owner, chains):
-            last = chains[0][-1]
-            return ("call", owner, last.function, last.first_line, last.end)
+            return call_key(owner, chains[0][-1])
         case NodePlace(owner, node):
             return ("node", owner, node)
         case FusedPlace(owner, inside):

@@ -177,7 +177,16 @@ def _edit_to_dict(edit: Edit) -> dict[str, Any]:
     if edit.settings:
         entry["settings"] = edit.settings
     if edit.place is not None:
-        entry["place"] = _plain(asdict(edit.place))
+        entry["place"] = _plain(_asdict(edit.place))
+    return entry
+
+
+def _asdict(place: Place) -> dict[str, Any]:
+    entry = asdict(place)
+    for chain in entry.get("chains", ()):
+        for step in chain:
+            if not step["written"]:  # a call: what most steps are
+                del step["written"]
     return entry
 
 

@@ -18,7 +18,7 @@ from dcsurgery.example_inputs import eagerly
 from dcsurgery.fingerprint import identify
 from dcsurgery.subclass import amendments_of
 
-__all__ = ["is_library_code", "is_probing", "may_be_activation_module", "recognise"]
+__all__ = ["identified", "is_library_code", "is_probing", "may_be_activation_module", "recognise"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, torch.fx.GraphModule)
 _NOT_PROBED = frozenset({"torch", "numpy", "builtins", "math", "operator", "functools", "inspect", "typing", "scipy"})
@@ -76,7 +76,8 @@ def is_probing() -> bool:
     return getattr(_PROBING, "depth", 0) > 0
 
 
-def _identified(value: Any) -> Match | None:
+def identified(value: Any) -> Match | None:
+    """Return what a callable behaves like (see `identify`); what runs meanwhile is no run of the model."""
     _PROBING.depth = getattr(_PROBING, "depth", 0) + 1
     try:
         with eagerly():
@@ -93,7 +94,7 @@ def _probed_module(module: nn.Module) -> Match | None:
     if key is not None and key in _MODULES:
         return _MODULES[key]
     try:
-        match = _identified(copy.deepcopy(module).eval())
+        match = identified(copy.deepcopy(module).eval())
     except Exception:  # noqa: BLE001 - user code runs in deepcopy
         return None
     if key is not None:
@@ -131,8 +132,8 @@ def _probe(value: Any) -> Match | None:
             return _FUNCTIONS[value]
         _FUNCTIONS[value] = None
     except TypeError:
-        return _identified(value)
-    match = _identified(value)
+        return identified(value)
+    match = identified(value)
     _FUNCTIONS[value] = match
     return match
 
@@ -140,7 +141,7 @@ def _probe(value: Any) -> Match | None:
 @functools.lru_cache(maxsize=256)
 def _of_autograd_function(cls: type[torch.autograd.Function]) -> Match | None:
     """Recognise ``Function.apply``: what a user's class does decides, not the name that they all share."""
-    return None if is_library_code(cls.__module__) else _identified(cls.apply)
+    return None if is_library_code(cls.__module__) else identified(cls.apply)
 
 
 def _takes_one(value: Any, bound: int = 0) -> bool:

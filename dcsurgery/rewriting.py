@@ -1,4 +1,4 @@
-"""Rewrite single calls in the methods that one module runs, on a dynamic subclass of its class.
+"""Rewrite single calls, and idioms, in the methods that one module runs, on a dynamic subclass of its class.
 
 ``F.silu(x)`` becomes ``_dcs_0(F, 'silu', x)``: a helper that checks at run time that the callee still is the operator
 the plan names, and then applies the replacement. Helpers that a method calls are rewritten as copies which only this
@@ -31,7 +31,8 @@ from dcsurgery.calls import (
     resolve_callee,
 )
 from dcsurgery.errors import Refused
-from dcsurgery.sites import CallStep
+from dcsurgery.idioms.replacing import WrittenOut
+from dcsurgery.sites import CallStep, Span
 from dcsurgery.source import (
     CodeKey,
     calls_in,
@@ -41,6 +42,7 @@ from dcsurgery.source import (
     function_node,
     mangled,
     source_hash,
+    span_of,
 )
 
 __all__ = ["CallEdit", "RewriteCalls", "function_in", "methods_of"]
@@ -152,9 +154,10 @@ def _key(step: CallStep) -> CodeKey:
 
 @dataclass
 class _Table:
-    """The changed calls of one function: edit by position."""
+    """What changes in one function: edits by where a call ends, and the idioms that are replaced."""
 
     calls: dict[tuple[int, int], CallEdit | None] = field(default_factory=dict)  # None: only pass through
+    written: dict[Span, tuple[str | nn.Module, tuple[Span, ...]]] = field(default_factory=dict)
 
 
 def _tables(edits: tuple[CallEdit, ...]) -> dict[CodeKey, _Table]:
@@ -163,7 +166,11 @@ def _tables(edits: tuple[CallEdit, ...]) -> dict[CodeKey, _Table]:
         for chain in edit.chains:
             for step in chain[:-1]:
                 tables.setdefault(_key(step), _Table()).calls.setdefault(step.end, None)
-            tables.setdefault(_key(chain[-1]), _Table()).calls[chain[-1].end] = edit
+            last = tables.setdefault(_key(chain[-1]), _Table())
+            if chain[-1].written and edit.replacement is not None:
+                last.written[chain[-1].written[0]] = (edit.replacement, chain[-1].written)
+            else:
+                last.calls[chain[-1].end] = edit
     return tables
 
 
@@ -292,15 +299,21 @@ class _Rewriter:
         if id(before) not in self._codes:
             original, cls = function_node(before.co_filename, key, before)
             node = copy.deepcopy(original)
-            changer = _Changer(self._tables[key], cls, self.passing)
+            table = self._tables[key]
             present = calls_in(node)
-            missing = [end for end in self._tables[key].calls if end not in present]
-            if isinstance(node, ast.Lambda) and len(missing) == len(self._tables[key].calls):
+            missing = [end for end in table.calls if end not in present]
+            spans = {span_of(part) for part in ast.walk(node)} if table.written else set()
+            missing += [span[2:] for span in table.written if span not in spans]
+            if isinstance(node, ast.Lambda) and len(missing) == len(table.calls) + len(table.written):
                 return before, {}  # another lambda on the same line is meant
+            changer = _Changer(table, cls, self.passing, node)
             if missing and not isinstance(node, ast.Lambda):
                 line, column = missing[0]
+                kind = "call" if missing[0] in table.calls else "expression"
                 raise Refused(
-                    f"there is no call that ends at line {line}, column {column}", where=str(key), fix="plan again"
+                    f"there is no {kind} that ends at line {line}, column {column}",
+                    where=str(key),
+                    fix="plan again",
                 )
             node.body = (
                 changer.visit(node.body) if isinstance(node, ast.Lambda) else [changer.visit(s) for s in node.body]
@@ -339,23 +352,36 @@ class _Rewriter:
 
 
 class _Changer(ast.NodeTransformer):
-    """Replace the chosen calls of one function by calls of helpers."""
+    """Replace the chosen calls and expressions of one function by calls of helpers."""
 
-    def __init__(self, table: _Table, cls: str | None, passing: Callable[..., Any]) -> None:
+    def __init__(self, table: _Table, cls: str | None, passing: Callable[..., Any], root: ast.AST) -> None:
         self._table = table
         self._cls = cls
         self._passing = passing
+        self._written = WrittenOut(root, table.written.values()) if table.written else None
         self.helpers: dict[str, Any] = {}
+
+    def visit(self, node: ast.AST) -> Any:
+        """Replace an idiom, take out an assignment that goes with one, or look further inside."""
+        if self._written is None:
+            return super().visit(node)
+        if self._written.is_used_up(node):
+            return ast.copy_location(ast.Pass(), node)
+        found = self._written.at(node)
+        if found is None:
+            return super().visit(node)
+        name = ast.Name(self._named(found.helper), ast.Load())
+        call = ast.copy_location(ast.Call(name, [self.visit(found.source), found.original], []), node)
+        new = call if found.target is None else ast.copy_location(ast.Assign([found.target], call), node)
+        return ast.fix_missing_locations(new)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         end = (node.end_lineno or 0, node.end_col_offset or 0)
         self.generic_visit(node)
         if end not in self._table.calls:
             return node
-        # A single leading underscore: two would be mangled inside a class.
-        name = f"_dcs_{len(self.helpers)}"
         edit = self._table.calls[end]
-        self.helpers[name] = self._passing if edit is None else _site_helper(edit, self._passing)
+        name = self._named(self._passing if edit is None else _site_helper(edit, self._passing))
         target: ast.expr
         if isinstance(node.func, ast.Attribute):
             target, method = node.func.value, ast.Constant(mangled(node.func.attr, self._cls))
@@ -363,3 +389,9 @@ class _Changer(ast.NodeTransformer):
             target, method = node.func, ast.Constant(None)
         call = ast.Call(ast.Name(name, ast.Load()), [target, method, *node.args], node.keywords)
         return ast.fix_missing_locations(ast.copy_location(call, node))
+
+    def _named(self, helper: Callable[..., Any]) -> str:
+        # A single leading underscore: two would be mangled inside a class.
+        name = f"_dcs_{len(self.helpers)}"
+        self.helpers[name] = helper
+        return name

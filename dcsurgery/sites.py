@@ -15,8 +15,10 @@ __all__ = [
     "Place",
     "Role",
     "Site",
+    "Span",
 ]
 
+Span = tuple[int, int, int, int]  # line (1-based), column (0-based, in UTF-8 bytes), and those of the end
 Role = Literal["activation", "gate", "basis", "normalization"]
 
 
@@ -40,15 +42,18 @@ class AttributePlace:
 
 @dataclass(frozen=True, order=True)
 class CallStep:
-    """One call expression in a function's source.
+    """One call expression in a function's source, or an activation that is written out in it.
 
     ``function`` is ``module:qualname``, ``first_line`` the ``def`` line (1-based), ``end`` the line and
     column (0-based, in UTF-8 bytes) just behind the call's closing parenthesis: no two calls share it.
+    ``written`` is empty for a call. For ``x * torch.sigmoid(x)`` and the like it says where the expression stands, where
+    the tensor in it does that it is a function of, and which assignments, made for it alone, go with it.
     """
 
     function: str
     first_line: int
     end: tuple[int, int]
+    written: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,8 @@ class Site:
     operator
         The catalog row, for instance ``silu`` or ``batch_norm``.
     how
-        How it is written: ``module``, ``attribute``, ``function``, ``method``, ``node``, ``fused``.
+        How it is written: ``module``, ``attribute``, ``function``, ``method``, ``idiom`` (written out in an expression),
+        ``node``, ``fused``.
     place
         Where an edit has to act.
     aliases

@@ -18,6 +18,7 @@ import types
 from dataclasses import dataclass
 
 from dcsurgery.errors import Refused
+from dcsurgery.sites import Span
 
 __all__ = [
     "CodeKey",
@@ -29,10 +30,12 @@ __all__ = [
     "file_of",
     "function_node",
     "instruction_end",
+    "instruction_span",
     "mangled",
     "parse",
     "running_call",
     "source_hash",
+    "span_of",
 ]
 
 _INNER = "_dcs_function"
@@ -212,6 +215,22 @@ def instruction_end(code: types.CodeType, offset: int) -> tuple[int, int] | None
         return None
     _, end_line, _, end_column = _positions(code)[offset // 2]
     return None if end_line is None or end_column is None else (end_line, end_column)
+
+
+def instruction_span(code: types.CodeType, offset: int) -> Span | None:
+    """Return where the expression that an instruction belongs to begins and ends, None without position information."""
+    if offset < 0:
+        return None
+    line, end_line, column, end_column = _positions(code)[offset // 2]
+    if line is None or end_line is None or column is None or end_column is None:
+        return None
+    return line, column, end_line, end_column
+
+
+def span_of(node: ast.AST) -> Span:
+    """Return where a piece of syntax begins and ends."""
+    begin = getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
+    return *begin, getattr(node, "end_lineno", None) or 0, getattr(node, "end_col_offset", None) or 0
 
 
 def compile_function(

@@ -143,14 +143,14 @@ class Surgeon:
         on_instance = [(p, e) for p, e in entries if CodeKey(p.chains[0][0].function, p.chains[0][0].first_line) in own]
         if on_instance:
             self._undo.append(replace_instance_functions(module, RewriteCalls.of([e for _, e in on_instance])))
-            self.how.update({place: "call rewritten" for place, _ in on_instance})
+            self.how.update({place: _rewritten(place) for place, _ in on_instance})
         in_class = [entry for entry in entries if entry not in on_instance]
         if in_class:
             self._rewrite_class(module, in_class)
 
     def _rewrite_class(self, module: nn.Module, entries: list[tuple[CallPlace, CallEdit]]) -> None:
         edits = [edit for _, edit in entries]
-        how = "call rewritten"
+        how = ""
         before = type(module)
         earlier = amendments_of(module)
         rewritten = [a for a in earlier if isinstance(a, RewriteCalls)]
@@ -171,7 +171,7 @@ class Surgeon:
                     cls = amended(cls, other)
         module.__class__ = cls
         self._undo.append(lambda: restore_class(module, before))
-        self.how.update({place: how for place, _ in entries})
+        self.how.update({place: how or _rewritten(place) for place, _ in entries})
         if any(edit.replacement is None for edit in edits) and is_norm_fusion(module):
             self._forget_tensors(module)
 
@@ -244,6 +244,10 @@ class Surgeon:
                 vars(module)[name] = old
 
         self._undo.append(undo)
+
+
+def _rewritten(place: CallPlace) -> str:
+    return "expression rewritten" if place.chains[0][-1].written else "call rewritten"
 
 
 def _tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:

@@ -10,12 +10,23 @@ from torch import fx
 
 from dcsurgery.activations import irelu
 from dcsurgery.calls import apply_activation, gate, pass_on, replace_in_place
+from dcsurgery.sites import CallStep
 
-__all__ = ["REPLACED", "CaptureMethod", "Key", "ModuleGraph", "graph_lines", "key_of", "outside", "same_inputs"]
+__all__ = [
+    "REPLACED",
+    "CaptureMethod",
+    "Key",
+    "ModuleGraph",
+    "call_key",
+    "graph_lines",
+    "key_of",
+    "outside",
+    "same_inputs",
+]
 
 CaptureMethod = Literal["symbolic", "recorded", "exact", "opaque"]
 # Identifies a site inside one capture: ("module", owner, slot), ("attribute", owner, name),
-# ("call", owner, function, first line, end) or ("fused", owner, what) or ("node", owner, node).
+# ("call", owner, function, first line, end[, span]) or ("fused", owner, what) or ("node", owner, node).
 Key = tuple[Any, ...]
 _SLOTS = ("module", "attribute")
 # What an edited call runs, and what stands there in a plan.
@@ -68,6 +79,11 @@ def key_of(node: fx.Node) -> Key | None:
     """Return the site key that capture left on a node."""
     key: Key | None = node.meta.get("dcs_key")
     return key
+
+
+def call_key(owner: str, step: CallStep) -> Key:
+    """Return the key of a call, or of an activation that is written out and may end where a call in it ends."""
+    return ("call", owner, step.function, step.first_line, step.end, *step.written[:1])
 
 
 def _name(target: Any) -> str:

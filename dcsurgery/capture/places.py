@@ -71,6 +71,10 @@ class Places:
         """Return every slot that holds an object."""
         return self._by_object.get(id(value), [])
 
+    def is_held(self, code: types.CodeType) -> bool:
+        """Say whether a slot holds a recognised function with this code."""
+        return code in self._slot_codes
+
     @staticmethod
     def slot_key(slot: Slot) -> Key:
         """Return the site key of a slot."""

@@ -14,7 +14,7 @@ import threading
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -24,12 +24,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from dcsurgery.activations import irelu
-from dcsurgery.capture.graphs import REPLACED, Key
-from dcsurgery.capture.origin import Origin, origin_of
+from dcsurgery.calls import pass_on
+from dcsurgery.capture.graphs import REPLACED, Key, call_key
+from dcsurgery.capture.origin import Origin, origin_of, short_file, user_frame
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.tape import Tape, is_tensor_method
+from dcsurgery.capture.written import Position, RunningIdioms, is_part_of
 from dcsurgery.catalog import Match, match_function
 from dcsurgery.example_inputs import preserved
+from dcsurgery.idioms import Idiom
 from dcsurgery.recognition import is_probing
 from dcsurgery.recurrent import inner_operators
 from dcsurgery.sites import CallStep
@@ -81,6 +84,17 @@ class _Frame:
     key: Key | None = None
     tape: Tape | None = None
     turns: Counter[int] = field(default_factory=Counter)  # id(shared callable) -> calls so far
+    evaluation: _Evaluation | None = None  # of the idiom that it is called in
+
+
+@dataclass
+class _Evaluation:
+    """One evaluation of an idiom in progress: its key, and the tensors that it began with and has made."""
+
+    key: Key
+    steps: tuple[CallStep, ...]
+    source: list[torch.Tensor] = field(default_factory=list)
+    made: list[torch.Tensor] = field(default_factory=list)
 
 
 class _OfThread(threading.local):
@@ -106,6 +120,8 @@ class Recorder(TorchFunctionMode):
         self._hooks: list[Any] = []
         self._current: list[Key | None] = []
         self._compounds: dict[types.FrameType, tuple[Key | None, fx.Node | None]] = {}
+        self._idioms = RunningIdioms()
+        self._evaluations: dict[tuple[types.FrameType, Idiom], _Evaluation] = {}
         self._outputs: list[tuple[Key, torch.Tensor, int]] = []
 
     @property
@@ -146,6 +162,7 @@ class Recorder(TorchFunctionMode):
         self._stack.clear()
         self._alive.clear()
         self._compounds.clear()
+        self._evaluations.clear()
 
     def _quietly(self, hook: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any) -> None:
@@ -170,6 +187,13 @@ class Recorder(TorchFunctionMode):
         if frame.site and top is not None:
             frame.key = top.key
         if match is not None:
+            place = self._idioms.of(_outside_call(sys._getframe(1)))
+            if place is not None and place[1].idiom is not None:
+                frame.evaluation = self._evaluation(place[0], place[1].idiom)
+        if frame.evaluation is not None:
+            frame.site, frame.key = True, frame.evaluation.key
+            self._begins(frame.evaluation, args)
+        elif match is not None:
             frame.key = self._module_event(module, match)
             frame.site = True
         elif path is not None and not inside_site:
@@ -201,6 +225,9 @@ class Recorder(TorchFunctionMode):
             frame.tape.end(output)
             if frame.path in self.recording.inputs:
                 self.recording.outputs[frame.path] = _detached(output)
+        if frame.evaluation is not None:
+            frame.evaluation.made += _tensors_in(output)
+            return
         parent = self._stack[-1] if self._stack else None
         if parent is not None and parent.tape is not None:
             node = parent.tape.module(self._target(parent, frame), args, frame.kwargs, output)
@@ -292,7 +319,7 @@ class Recorder(TorchFunctionMode):
             self._count(key, match, "fused", origin, "it runs inside torch's own code, which is not edited")
             return key
         last = origin.steps[-1]
-        key = ("call", owner, last.function, last.first_line, last.end)
+        key = call_key(owner, last)
         event = self._count(key, match, how, origin)
         event.line = last.end[0] if event.line is None else event.line
         return key
@@ -351,9 +378,20 @@ class Recorder(TorchFunctionMode):
         if self.busy:
             return func(*args, **kwargs)
         top = self._stack[-1] if self._stack else None
-        compound = None
+        compound = place = evaluation = None
         if top is not None and not top.site:
             compound = self._places.compound_frame(sys._getframe(1))
+            if compound is not None and self._idioms.are_in(compound, self._places):
+                compound = None
+            place = self._idioms.of(sys._getframe(1)) if func not in _OURS else None
+        if place is not None and is_part_of(compound, place[0]):
+            place = None
+        if place is not None and place[1].idiom is not None:
+            evaluation = self._evaluation(place[0], place[1].idiom)
+        if place is not None and evaluation is not None:
+            result = self._idiom_call(place, evaluation, func, args, kwargs)
+            self._note_source(place, result)
+            return result
         if compound is not None:
             return self._compound_call(compound, func, args, kwargs)
         match = _match(func)
@@ -365,6 +403,59 @@ class Recorder(TorchFunctionMode):
             self.busy = False
         if top is not None and top.tape is not None:
             top.tape.call(func, args, kwargs, result, key, sys._getframe(1))
+        if place is not None and user_frame(sys._getframe(1)) is place[0]:
+            self._note_source(place, result)
+        return result
+
+    # -- idioms ------------------------------------------------------------------------------------------------------
+
+    def _evaluation(self, frame: types.FrameType, idiom: Idiom) -> _Evaluation | None:
+        """Return the evaluation of an idiom that is in progress; None where no module's method is on the way to it."""
+        known = self._evaluations.get((frame, idiom))
+        if known is None:
+            origin = origin_of(frame)
+            owner = None if origin.owner is None else self._places.tree.path_of(origin.owner)
+            if owner is None or not origin.steps:
+                return None
+            last = replace(origin.steps[-1], end=idiom.spans[0][2:], written=idiom.spans)
+            known = _Evaluation(call_key(owner, last), (*origin.steps[:-1], last))
+            self._evaluations[frame, idiom] = known
+        return known
+
+    def _note_source(self, place: tuple[types.FrameType, Position], result: Any) -> None:
+        """Keep the value of an operation that makes an idiom's source."""
+        frame, position = place
+        evaluation = None if position.source_of is None else self._evaluation(frame, position.source_of)
+        if evaluation is not None:
+            evaluation.source = _tensors_in(result)
+
+    def _begins(self, evaluation: _Evaluation, args: Any) -> None:
+        if not evaluation.source:
+            evaluation.source = [t for t in _tensors_in(args) if all(t is not made for made in evaluation.made)]
+
+    def _idiom_call(
+        self, place: tuple[types.FrameType, Position], evaluation: _Evaluation, func: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Run one operation of an idiom; with the last one the idiom has run, and is one node."""
+        frame, position = place
+        idiom = position.idiom
+        assert idiom is not None
+        result = self._run(evaluation.key, func, args, kwargs)
+        made = _tensors_in(result)
+        if made:  # not so for x.dtype
+            self._begins(evaluation, (args, kwargs))
+            evaluation.made += made
+        if position.is_whole or not evaluation.made:
+            del self._evaluations[frame, idiom]
+        if position.is_whole and made:
+            event = self._count(evaluation.key, idiom.match, "idiom")
+            event.chains.add(evaluation.steps)
+            event.file, event.line = short_file(frame.f_code.co_filename), idiom.spans[0][2]
+            tape = self._stack[-1].tape
+            if tape is not None:
+                node = tape.compound(idiom.match.operator.name, evaluation.source)
+                node.meta["dcs_key"] = evaluation.key
+                tape.own_all(result, node)
         return result
 
     def _whole(self, func: Any) -> Key | None:
@@ -409,6 +500,14 @@ class Recorder(TorchFunctionMode):
         if node is not None and top.tape is not None:
             top.tape.own_all(result, node)
         return result
+
+
+# What takes an idiom's place in an edited model stands where the idiom stood.
+_OURS = REPLACED | {irelu, pass_on}
+
+
+def _tensors_in(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 def _match(func: Any) -> Match | None:

@@ -15,17 +15,19 @@ from typing import Any
 
 from torch import nn
 
-from dcsurgery.capture.graphs import Key
+from dcsurgery.capture.graphs import Key, call_key
 from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.recording import Event
+from dcsurgery.capture.written import idioms_of_node
 from dcsurgery.catalog import Match, match_method, match_module
 from dcsurgery.errors import Refused
+from dcsurgery.idioms import Idiom, Surroundings
 from dcsurgery.instance_functions import instance_roots
 from dcsurgery.recognition import is_library_code, recognise
 from dcsurgery.rewriting import function_in, methods_of
 from dcsurgery.sites import CallStep
-from dcsurgery.source import CodeKey, FunctionNode, call_end, code_key, function_node, mangled
+from dcsurgery.source import CodeKey, FunctionNode, call_end, code_key, function_node, mangled, span_of
 from dcsurgery.subclass import original_class
 
 __all__ = ["scan", "unwrapped"]
@@ -60,7 +62,7 @@ class _Function:
 class _Scanner:
     def __init__(self, module: nn.Module, path: str, places: Places) -> None:
         self.methods = methods_of(original_class(module))
-        self._module = module
+        self.module = module
         self._path = path
         self._places = places
         self._roots: list[types.FunctionType] = []
@@ -94,10 +96,10 @@ class _Scanner:
 
     def own_attribute(self, name: str, caller: _Function, step: CallStep | None) -> bool:
         """Scan what ``self.name`` stands for, if that is a method or a property; a slot is a site of its own."""
-        own = vars(self._module).get(name)
+        own = vars(self.module).get(name)
         if step is not None and isinstance(own, types.FunctionType) and self._places.match_of(own) is None:
             self.called(caller, step, own)  # a closure that __init__ made: no site as a whole, but it may have some
-        held = None if name in vars(self._module) else self.methods.get(name)
+        held = None if name in vars(self.module) else self.methods.get(name)
         if isinstance(held, staticmethod | classmethod):
             if step is not None and isinstance(held.__func__, types.FunctionType):
                 self.called(caller, step, held.__func__)
@@ -113,7 +115,7 @@ class _Scanner:
 
     def parents_member(self, name: str, function: types.FunctionType) -> Any:
         """Return what ``super().name`` is in a method, and the class that has it."""
-        mro = original_class(self._module).__mro__
+        mro = original_class(self.module).__mro__
         own = next(
             (i for i, c in enumerate(mro) if function in unwrapped(function_in(vars(c).get(function.__name__)))), None
         )
@@ -122,7 +124,7 @@ class _Scanner:
 
     def is_method(self, function: types.FunctionType) -> bool:
         """Say whether a function's first argument is the module."""
-        held = (vars(cls).get(function.__name__) for cls in original_class(self._module).__mro__)
+        held = (vars(cls).get(function.__name__) for cls in original_class(self.module).__mro__)
         return any(not isinstance(raw, staticmethod) and function in unwrapped(function_in(raw)) for raw in held)
 
     # -- chains ------------------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ class _Scanner:
     ) -> None:
         for function, way in ways.items():
             for step, match, how in self._functions[function].sites:
-                key = ("call", self._path, step.function, step.first_line, step.end)
+                key = call_key(self._path, step)
                 if key not in events:
                     file = short_file(function.__code__.co_filename)
                     events[key] = Event(key, match, how, file=file, line=step.end[0])
@@ -174,6 +176,8 @@ class _Reader:
         self._body = [node.body] if isinstance(node, ast.Lambda) else node.body
         self._self = found.live.__code__.co_varnames[:1] if scanner.is_method(found.live) else ()
         self._assigned = _assignments(self._body)
+        surroundings = Surroundings.of_function(found.live, scanner.module if self._self else None)
+        self._written = idioms_of_node(found.live.__code__, node, surroundings)
 
     def read(self) -> None:
         """Note every call of the function."""
@@ -181,6 +185,12 @@ class _Reader:
             self._visit(statement, ())
 
     def _visit(self, node: ast.AST, calls: tuple[CallStep, ...]) -> None:
+        if isinstance(node, ast.expr | ast.Assign | ast.AnnAssign | ast.AugAssign):
+            span = span_of(node)
+            for idiom in self._written:
+                if span in (idiom.spans[0], *idiom.spans[2:]):
+                    self._idiom(node, idiom, calls)
+                    return
         if isinstance(node, ast.Call):
             step = CallStep(self._key.function, self._key.first_line, call_end(node))
             self._call(node, step)
@@ -193,6 +203,16 @@ class _Reader:
             self._mention(node, calls)
         for child in ast.iter_child_nodes(node):
             self._visit(child, calls)
+
+    def _idiom(self, node: ast.expr | ast.stmt, idiom: Idiom, calls: tuple[CallStep, ...]) -> None:
+        """Note what is written out as one site; of the rest, only its source has sites of its own."""
+        whole, source = idiom.spans[:2]
+        if span_of(node) == whole:
+            step = CallStep(self._key.function, self._key.first_line, whole[2:], idiom.spans)
+            self._found.sites.append((step, idiom.match, "idiom"))
+        part = next((p for p in ast.walk(node) if isinstance(p, ast.expr) and span_of(p) == source), None)
+        if part is not None:
+            self._visit(part, calls)
 
     def _mention(self, node: ast.Name | ast.Attribute, calls: tuple[CallStep, ...]) -> None:
         """A property that is read, or a function that is handed to a call and may be called in there."""

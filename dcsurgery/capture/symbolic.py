@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,13 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from dcsurgery.activations import irelu
+from dcsurgery.capture.graphs import call_key
 from dcsurgery.capture.origin import is_library_file, origin_of, short_file, user_frame
 from dcsurgery.capture.places import Places
+from dcsurgery.capture.written import Position, RunningIdioms, is_part_of
 from dcsurgery.catalog import match_function, match_method
 from dcsurgery.example_inputs import preserved
+from dcsurgery.idioms import Idiom
 from dcsurgery.tree import join
 
 __all__ = ["disagreement", "trace"]
@@ -29,14 +33,19 @@ class _ShallowTracer(fx.Tracer):
         self._path = path
         self._places = places
         self._turns: Counter[int] = Counter()  # id(shared child) -> calls so far
-        self._compounds: list[types.FrameType] = []  # calls of functions that are activations as a whole
+        self._compounds: list[Any] = []  # calls of functions that are activations as a whole, evaluations of idioms
+        self._idioms = RunningIdioms()
+        self._evaluations: dict[tuple[types.FrameType, Idiom], int] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return True
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
-        if kind == "call_module":
+        place = self._idiom(sys._getframe(1)) if kind.startswith("call_") and target is not irelu else None
+        if place is not None and place[1].idiom is not None:
+            self._mark_idiom(node, place[0], place[1].idiom, whole=place[1].is_whole)
+        elif kind == "call_module":
             child = self.root.get_submodule(target)
             if self._places.match_of(child) is not None:
                 node.meta["dcs_key"] = self._module_key(child, target)
@@ -52,6 +61,26 @@ class _ShallowTracer(fx.Tracer):
             if frame not in self._compounds:
                 self._compounds.append(frame)
             node.meta["dcs_compound"] = (frame.f_code.co_name, self._compounds.index(frame))
+
+    def _idiom(self, frame: types.FrameType) -> tuple[types.FrameType, Position] | None:
+        place = self._idioms.of(frame)
+        compound = None if place is None else self._places.compound_frame(frame)
+        if place is None or compound is None or self._idioms.are_in(compound, self._places):
+            return place
+        return None if is_part_of(compound, place[0]) else place
+
+    def _mark_idiom(self, node: fx.Node, frame: types.FrameType, idiom: Idiom, *, whole: bool) -> None:
+        """Leave on a node of which evaluation of an idiom it is a part; the last operation's is the site."""
+        number = self._evaluations.setdefault((frame, idiom), len(self._compounds))
+        if number == len(self._compounds):
+            self._compounds.append(idiom)
+        node.meta["dcs_compound"] = (idiom.match.operator.name, number)
+        steps = origin_of(frame).steps
+        if whole:
+            del self._evaluations[frame, idiom]
+        if whole and steps:
+            last = replace(steps[-1], end=idiom.spans[0][2:], written=idiom.spans)
+            node.meta["dcs_key"] = call_key(self._path, last)
 
     def _module_key(self, child: nn.Module, target: str) -> tuple[Any, ...]:
         """Return the slot that was called: torch.fx names the first path, whichever was used."""
@@ -86,8 +115,7 @@ class _ShallowTracer(fx.Tracer):
                 node.meta["dcs_key"] = self._places.slot_key(named or held[0])
                 return
         if origin.steps:
-            last = origin.steps[-1]
-            node.meta["dcs_key"] = ("call", self._path, last.function, last.first_line, last.end)
+            node.meta["dcs_key"] = call_key(self._path, origin.steps[-1])
 
 
 def trace(module: nn.Module, path: str, places: Places) -> tuple[fx.Graph | None, str]:

@@ -95,14 +95,6 @@ class WithHeldAutogradFunction(Net):
         return self.b(self.act(self.a(x)))
 
 
-class InlineSwish(Net):
-    """Written out in forward: the sigmoid is a gate there."""
-
-    def forward(self, x):
-        h = self.a(x)
-        return self.b(h * torch.sigmoid(h) + F.softplus(h))
-
-
 class Gated(Net):
     """Three gates and one activation."""
 
@@ -142,7 +134,6 @@ CASES = {
     "modules in a Sequential": Case(InSequential, sequential, edits=2),
     "autograd.Function": Case(WithAutogradFunction, between),
     "held autograd.Function": Case(WithHeldAutogradFunction, between, pickles=False),
-    "swish written out": Case(InlineSwish, lambda m, x: m.b(m.a(x) * torch.sigmoid(m.a(x)) + hand(m.a(x)))),
     "gates": Case(Gated, gated),
     "gates, asked for": Case(Gated, opened, edits=4, options={"gates": True}),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exam.hard_cases import classes, control_flow, data, held, state, transforms
 
-from models import attributes, calls, compounds, helpers, messages, norms, structure
+from models import attributes, calls, compounds, helpers, idioms, messages, norms, structure
 
 CALLS = calls.CASES
 ATTRIBUTES = attributes.CASES
@@ -13,6 +13,7 @@ STRUCTURE = structure.CASES
 NORMS = norms.CASES
 MESSAGES = messages.CASES
 COMPOUNDS = compounds.CASES
+IDIOMS = idioms.CASES
 #: Cases of the exam that once failed.
 FINDINGS = {
     name: kind.CASES[name]
@@ -26,4 +27,4 @@ FINDINGS = {
     )
     for name in names
 }
-ALL = {**CALLS, **ATTRIBUTES, **HELPERS, **STRUCTURE, **NORMS, **MESSAGES, **COMPOUNDS, **FINDINGS}
+ALL = {**CALLS, **ATTRIBUTES, **HELPERS, **STRUCTURE, **NORMS, **MESSAGES, **COMPOUNDS, **IDIOMS, **FINDINGS}
