@@ -9,6 +9,7 @@ import textwrap
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from models import properties
 from models.case import Net, between, build, hand, rows
 from models.hard_cases import IDIOMS
@@ -32,6 +33,10 @@ class TestHardCases:
 
     def test_the_plan_edits_another_instance_and_back(self, name):
         properties.replays_on_other_weights(name)
+
+    def test_the_witness_computes_the_same(self, name):
+        _, surgery = properties.operated(name)
+        assert [check.status for check in surgery.report if check.name == "value witness"] == ["pass"]
 
 
 def found(code: str, module: nn.Module | None = None, **names) -> list[tuple[str, str]]:
@@ -334,6 +339,28 @@ def test_no_inputs_are_needed():
     edited = dcs.transform(model).model
     torch.testing.assert_close(edited(rows()), model.b(2 * hand(model.a(rows()))))
     assert between(model, rows()).shape == (5, 2)
+
+
+class Checkpointed(Net):
+    def forward(self, x):
+        h = torch.utils.checkpoint.checkpoint(self.part, x, use_reentrant=False)
+        return self.b(h)
+
+    def part(self, x):
+        h = self.a(x)
+        return h * torch.sigmoid(h)
+
+
+def test_works_in_a_checkpoint_and_the_witness_says_that_it_does_not():
+    model = Checkpointed().double()
+    surgery = dcs.transform(model, example_inputs=(rows(),))
+    x = rows().requires_grad_()
+    (found,) = torch.autograd.grad(surgery.model(x).sum(), x)
+    (expected,) = torch.autograd.grad(between(model, x).sum(), x)
+    torch.testing.assert_close(found, expected)
+    (witness,) = [check for check in surgery.report if check.name == "value witness"]
+    assert witness.status == "skip"
+    assert "checkpoint" in witness.reason
 
 
 def test_compiles_without_a_break():

@@ -38,7 +38,7 @@ from dcsurgery.recurrent import inner_operators
 from dcsurgery.sites import CallStep
 from dcsurgery.tree import Slot
 
-__all__ = ["Event", "Recorder", "Recording"]
+__all__ = ["Evaluation", "Event", "Recorder", "Recording"]
 
 _ASSIGNMENT = re.compile(r"\s*(\w+)\s*(?::[^=]*)?=")
 
@@ -84,11 +84,11 @@ class _Frame:
     key: Key | None = None
     tape: Tape | None = None
     turns: Counter[int] = field(default_factory=Counter)  # id(shared callable) -> calls so far
-    evaluation: _Evaluation | None = None  # of the idiom that it is called in
+    evaluation: Evaluation | None = None  # of the idiom that it is called in
 
 
 @dataclass
-class _Evaluation:
+class Evaluation:
     """One evaluation of an idiom in progress: its key, and the tensors that it began with and has made."""
 
     key: Key
@@ -121,7 +121,7 @@ class Recorder(TorchFunctionMode):
         self._current: list[Key | None] = []
         self._compounds: dict[types.FrameType, tuple[Key | None, fx.Node | None]] = {}
         self._idioms = RunningIdioms()
-        self._evaluations: dict[tuple[types.FrameType, Idiom], _Evaluation] = {}
+        self._evaluations: dict[tuple[types.FrameType, Idiom], Evaluation] = {}
         self._outputs: list[tuple[Key, torch.Tensor, int]] = []
 
     @property
@@ -409,7 +409,7 @@ class Recorder(TorchFunctionMode):
 
     # -- idioms ------------------------------------------------------------------------------------------------------
 
-    def _evaluation(self, frame: types.FrameType, idiom: Idiom) -> _Evaluation | None:
+    def _evaluation(self, frame: types.FrameType, idiom: Idiom) -> Evaluation | None:
         """Return the evaluation of an idiom that is in progress; None where no module's method is on the way to it."""
         known = self._evaluations.get((frame, idiom))
         if known is None:
@@ -418,7 +418,7 @@ class Recorder(TorchFunctionMode):
             if owner is None or not origin.steps:
                 return None
             last = replace(origin.steps[-1], end=idiom.spans[0][2:], written=idiom.spans)
-            known = _Evaluation(call_key(owner, last), (*origin.steps[:-1], last))
+            known = Evaluation(call_key(owner, last), (*origin.steps[:-1], last))
             self._evaluations[frame, idiom] = known
         return known
 
@@ -429,18 +429,26 @@ class Recorder(TorchFunctionMode):
         if evaluation is not None:
             evaluation.source = _tensors_in(result)
 
-    def _begins(self, evaluation: _Evaluation, args: Any) -> None:
+    def _begins(self, evaluation: Evaluation, args: Any) -> None:
         if not evaluation.source:
             evaluation.source = [t for t in _tensors_in(args) if all(t is not made for made in evaluation.made)]
 
+    def _last_of(self, evaluation: Evaluation, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run the operation that makes an idiom's value."""
+        return self._run(evaluation.key, func, args, kwargs)
+
     def _idiom_call(
-        self, place: tuple[types.FrameType, Position], evaluation: _Evaluation, func: Any, args: Any, kwargs: Any
+        self, place: tuple[types.FrameType, Position], evaluation: Evaluation, func: Any, args: Any, kwargs: Any
     ) -> Any:
         """Run one operation of an idiom; with the last one the idiom has run, and is one node."""
         frame, position = place
         idiom = position.idiom
         assert idiom is not None
-        result = self._run(evaluation.key, func, args, kwargs)
+        if position.is_whole:
+            self._begins(evaluation, (args, kwargs))
+            result = self._last_of(evaluation, func, args, kwargs)
+        else:
+            result = self._run(evaluation.key, func, args, kwargs)
         made = _tensors_in(result)
         if made:  # not so for x.dtype
             self._begins(evaluation, (args, kwargs))

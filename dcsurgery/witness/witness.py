@@ -13,22 +13,23 @@ import functools
 import inspect
 import sys
 import threading
+import types
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Self
 
 import torch
+import torch.utils.checkpoint
 from torch import fx, nn
 
-from dcsurgery.capture.graphs import Key
+from dcsurgery.capture.graphs import Key, call_key
 from dcsurgery.capture.origin import origin_of
 from dcsurgery.capture.places import Places
-from dcsurgery.capture.recording import Recorder, Recording
+from dcsurgery.capture.recording import Evaluation, Recorder, Recording
 from dcsurgery.catalog import match_function, match_kernel
 from dcsurgery.label_outputs import check_outputs, map_labels
 from dcsurgery.plans import Edit
 from dcsurgery.recognition import is_probing
-from dcsurgery.sites import CallStep
 from dcsurgery.tree import Slot, get_path, join
 from dcsurgery.witness.functions import function_behind, replaced_autograd_function, replaced_code
 from dcsurgery.witness.kernels import displaced
@@ -110,6 +111,23 @@ class Witness:
                 found[stand.name] = f"stood in {self.replaced[key]} of {runs} times"
         return found
 
+    def idiom(self, evaluation: Evaluation, func: Any, args: tuple[Any, ...]) -> tuple[bool, Any]:
+        """Stand in for what is written out, at the operation that makes its value."""
+        key = evaluation.key
+        stand = self.at(key)
+        if stand is None:
+            return False, None
+        source = {id(t): t for t in evaluation.source}
+        if len(source) != 1:
+            self.uncovered[stand.name] = f"it begins with {len(source)} tensors"
+            return False, None
+        if _is_checkpointed(sys._getframe(1)):
+            self.uncovered[stand.name] = "it is repeated in a checkpoint, where no call is seen"
+        (x,) = source.values()
+        name = getattr(func, "__name__", "")
+        writes = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+        return True, self.apply(stand, key, x, inplace=writes and args[0] is x)
+
     # -- where it stands in --------------------------------------------------------------------------------------------
 
     def apply(self, stand: Stand, key: Key, x: Any, **options: Any) -> Any:
@@ -154,7 +172,7 @@ class Witness:
             return None
         slots = self._places.callable_slots(owner)
         named = self._places.named_slot(origin.frames[0], slots)
-        return self._places.slot_key(named) if named is not None else _call_key(owner, origin.steps[-1])
+        return self._places.slot_key(named) if named is not None else call_key(owner, origin.steps[-1])
 
     def _is_one_kernel(self, key: Key, stand: Stand) -> bool:
         if stand.operator not in SINGLE_KERNELS:
@@ -269,7 +287,7 @@ class Witness:
                 return self._places.slot_key(named or slots[0])
         if owner is None or not origin.steps:
             return None
-        return _call_key(owner, origin.steps[-1])
+        return call_key(owner, origin.steps[-1])
 
 
 class _WatchfulRecorder(Recorder):
@@ -286,6 +304,17 @@ class _WatchfulRecorder(Recorder):
             if stood_in:
                 return value
         return super()._run(key, func, args, kwargs)
+
+    def _last_of(self, evaluation: Evaluation, func: Any, args: Any, kwargs: Any) -> Any:
+        stood_in, value = self._witness.idiom(evaluation, func, args)
+        return value if stood_in else super()._last_of(evaluation, func, args, kwargs)
+
+    def _idiom_call(self, place: Any, evaluation: Evaluation, func: Any, args: Any, kwargs: Any) -> Any:
+        before, self.in_compound = self.in_compound, True
+        try:
+            return super()._idiom_call(place, evaluation, func, args, kwargs)
+        finally:
+            self.in_compound = before
 
     def _compound_call(self, frame: Any, func: Any, args: Any, kwargs: Any) -> Any:
         before, self.in_compound = self.in_compound, True
@@ -308,8 +337,13 @@ def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Any:
             vars(module)["forward"] = own
 
 
-def _call_key(owner: str, step: CallStep) -> Key:
-    return ("call", owner, step.function, step.first_line, step.end)
+def _is_checkpointed(frame: types.FrameType | None) -> bool:
+    """Say whether a frame runs in a part of a model that torch runs again while it takes derivatives."""
+    while frame is not None:
+        if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _argument(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
