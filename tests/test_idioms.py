@@ -375,3 +375,9 @@ def test_can_be_traced_symbolically_after_the_edit():
     traced = torch.fx.symbolic_trace(edited)
     assert not {"sigmoid", "mul"} & {str(node.target) for node in traced.graph.nodes}
     torch.testing.assert_close(traced(rows()), edited(rows()))
+
+
+def test_is_one_node_in_a_diff():
+    text = dcs.transform(build(IDIOMS["gelu by tanh"]), example_inputs=(rows(),)).diff().to_text()
+    assert "forward@gelu  gelu => irelu" in text
+    assert "1 replaced" in text
