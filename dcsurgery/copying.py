@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import nn
 
+from dcsurgery.collection import uncollected
 from dcsurgery.errors import BadInput
 
 __all__ = ["copied"]
 
 
+@uncollected()
 def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy.
 
@@ -24,14 +27,11 @@ def copied(model: nn.Module) -> nn.Module:
     BadInput
         If a class of the model does not let itself be copied.
     """
-    memo: dict[int, Any] = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        if not isinstance(module, torch.jit.ScriptModule)
-        for value in vars(module).values()
-        if isinstance(value, torch.Tensor) and value.grad_fn is not None
-    }
+    memo: dict[int, Any] = {}
     try:
+        for module in model.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                _begin(module, memo)
         return copy.deepcopy(model, memo)
     except Exception as error:  # noqa: BLE001 - user code runs in deepcopy
         raise BadInput(
@@ -39,3 +39,19 @@ def copied(model: nn.Module) -> nn.Module:
             where=type(model).__name__,
             fix="edit it with inplace=True, or build it anew",
         ) from None
+
+
+def _begin(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy what can be copied without asking its class: tensors with a history, and what every module is full of.
+
+    A module has ten tables of hooks and the like, nearly all of them empty, which deepcopy takes apart and puts together
+    one by one; with its parameters they are most of its work.
+    """
+    for value in vars(module).values():
+        if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+            memo[id(value)] = value.detach().clone()
+        elif type(value) is OrderedDict and not value:
+            memo[id(value)] = OrderedDict()
+    for parameter in module._parameters.values():
+        if type(parameter) is nn.Parameter and id(parameter) not in memo:
+            parameter.__deepcopy__(memo)  # leaves its copy in the memo

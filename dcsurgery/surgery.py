@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from dcsurgery.collection import uncollected
 from dcsurgery.copying import copied
 from dcsurgery.errors import BadInput, CheckFailed, PlanMismatch
 from dcsurgery.identity import fingerprint_of, structure_of
@@ -121,6 +122,7 @@ class Surgery:
         return f"<p>{html.escape(self.plan.model)}</p><ul>{items}</ul><table>{rows}</table>"
 
 
+@uncollected()
 def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surgery:
     """Apply a plan.
 

@@ -16,6 +16,7 @@ from typing import IO, Any, Literal
 import torch
 from torch import nn
 
+from dcsurgery.collection import uncollected
 from dcsurgery.errors import BadInput, SurgeryError, UnsafeFile
 from dcsurgery.files import checkpoints
 from dcsurgery.files.installed import import_files, looks_like_user_module
@@ -117,6 +118,7 @@ def _kind_at(path: Path) -> Kind:
         return kind_of(file)
 
 
+@uncollected()
 def load_value(
     path: Path,
     *,

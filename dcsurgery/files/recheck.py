@@ -22,6 +22,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from dcsurgery import example_inputs
+from dcsurgery.collection import uncollected
 from dcsurgery.errors import SurgeryError
 from dcsurgery.subclass import amendments_of, original_class
 from dcsurgery.tree import Tree
@@ -158,6 +159,7 @@ def prepare(expected: Mapping[str, Any] | None = None, modules: Iterable[str] = 
             importlib.import_module(module)
 
 
+@uncollected()
 def answer(job: Mapping[str, Any]) -> None:
     """Do the job that `dcsurgery.files.proof` describes; write the answer to a file."""
     from dcsurgery.files import checkpoints, reading
