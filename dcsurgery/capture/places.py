@@ -19,6 +19,7 @@ from dcsurgery.catalog import Match
 from dcsurgery.paths import PathSet
 from dcsurgery.recognition import is_library_code, recognise
 from dcsurgery.recurrent import runs_recurrent_kernel
+from dcsurgery.rewriting import methods_of
 from dcsurgery.source import running_call
 from dcsurgery.subclass import original_class
 from dcsurgery.tree import Slot, Tree
@@ -39,6 +40,7 @@ class Places:
         self._by_owner: dict[str, list[Slot]] = {}
         self._function_matches: dict[types.CodeType, tuple[Any, Match | None]] = {}
         self.called_methods: defaultdict[str, set[str]] = defaultdict(set)  # path to methods that others call
+        self._callers: dict[str, str] = {}  # method to the first module that calls it on another
         self.slots: list[Slot] = []
         self.closed = PathSet()  # paths of recognised modules: nothing below is a site of its own
         self._slot_codes: set[types.CodeType] = set()
@@ -66,6 +68,30 @@ class Places:
         if id(value) not in self._matches:
             self._matches[id(value)] = (value, recognise(value))  # held, so that its id stays its own
         return self._matches[id(value)][1]
+
+    def note_call(self, name: str, caller: str) -> None:
+        """Note that the module at ``caller`` calls a method of some other object: of any module that has it."""
+        first = self._callers.get(name)
+        if first is None:
+            self._callers[name] = caller
+            called = [path for path in self._with_method.get(name, ()) if path != caller]
+        else:  # the first call was noted for all modules but that caller itself
+            called = [first] if first != caller and first in self._with_method.get(name, ()) else []
+        for path in called:
+            self.called_methods[path].add(name)
+
+    @functools.cached_property
+    def _with_method(self) -> dict[str, dict[str, None]]:
+        """The paths of the modules whose class has a method, by its name; in the order of the tree."""
+        methods: dict[type, tuple[str, ...]] = {}
+        found: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for path, module in self.tree.modules.items():
+            cls = original_class(module)
+            if cls not in methods:
+                methods[cls] = tuple(methods_of(cls))
+            for name in methods[cls]:
+                found[name][path] = None
+        return dict(found)
 
     def slots_of(self, value: Any) -> list[Slot]:
         """Return every slot that holds an object."""

@@ -109,9 +109,7 @@ class _Scanner:
 
     def method_elsewhere(self, name: str) -> None:
         """Remember that some object's method is called: of the modules below, those that have it are scanned for it."""
-        for path, module in self._places.tree.modules.items():
-            if path != self._path and name in methods_of(original_class(module)):
-                self._places.called_methods[path].add(name)
+        self._places.note_call(name, self._path)
 
     def parents_member(self, name: str, function: types.FunctionType) -> Any:
         """Return what ``super().name`` is in a method, and the class that has it."""
