@@ -158,3 +158,15 @@ def test_whether_files_can_be_read_and_written_is_told_without_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "no such file" in done.stderr
+
+
+def test_preparing_for_a_checkpoint_builds_its_model(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr("dcsurgery.files.checkpoints.build_model", lambda entries, where: built.append(entries))
+    weights = nn.Linear(2, 2).state_dict()
+    torch.save({"config": {"model": "net"}, "state_dict": weights, "epoch": 3}, tmp_path / "checkpoint.pt")
+    torch.save(weights, tmp_path / "weights.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    for name in ("checkpoint.pt", "weights.pt", "module.pt"):
+        import_named(tmp_path / name)
+    assert built == [{"config": {"model": "net"}, "epoch": 3}]

@@ -132,7 +132,8 @@ def _apply(model: nn.Module, plan: str) -> nn.Module:
     # By name: the API is built on this package, not the other way round.
     api = importlib.import_module("dcsurgery.api")
     plans = importlib.import_module("dcsurgery.plans")
-    edited: nn.Module = api.apply(model, plans.Plan.from_yaml(plan)).model
+    # The model was built for this: no copy is needed.
+    edited: nn.Module = api.apply(model, plans.Plan.from_yaml(plan), inplace=True).model
     return edited
 
 

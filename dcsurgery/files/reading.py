@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import pickle
+import sys
 import types
 import warnings
 from collections.abc import Callable, Sequence
@@ -141,19 +142,32 @@ def load_value(
 
 
 def import_named(path: Path, *, trust: bool = False, imports: Sequence[str | Path] = ()) -> None:
-    """Import the modules that a file names, as far as reading it may; parameters as in `read`. Nothing is loaded."""
+    """Import the modules that a file names, as far as reading it may; parameters as in `read`.
+
+    Nothing is loaded, but for a file that names no module and is not trusted: if it is a checkpoint, its config says
+    what has to be imported, and building the model once is how to find out.
+    """
     with open_model_file(path) as file:
         kind = kind_of(file)
         if kind not in READABLE:
             return
         named = _names(file, kind)
         modules = import_files(imports)
-        if not trust:
-            objections(named, Policy(modules))  # looks up every name, which imports its module if that is allowed
+        if trust:
+            for module in {symbol.module for symbol in named}:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(module)
             return
-        for module in {symbol.module for symbol in named}:
-            with contextlib.suppress(Exception):
-                importlib.import_module(module)
+        bad = objections(named, Policy(modules))  # looks up every name, which imports its module if that is allowed
+    if not bad and not any(_names_a_module(symbol) for symbol in named):
+        value = load_value(path, imports=imports)
+        if checkpoints.is_checkpoint(value):
+            checkpoints.build_model({key: item for key, item in value.items() if key != "state_dict"}, str(path))
+
+
+def _names_a_module(symbol: Named) -> bool:
+    found = getattr(sys.modules.get(symbol.module), symbol.name.partition(".")[0], None)
+    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def _names(file: IO[bytes], kind: Kind) -> list[Named]:
