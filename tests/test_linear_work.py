@@ -1,0 +1,104 @@
+"""Work grows no faster than the model: counted in calls, not in seconds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import dcsurgery as dcs
+from dcsurgery.census import take_census
+from dcsurgery.surgery import examine
+
+FEW, TIMES = 16, 4
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """Return how many functions, Python's and C's, some work calls (each step of a generator is a call)."""
+    count = 0
+
+    def note(frame, event, argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def flat(count):
+    return nn.Sequential(*(m for _ in range(count) for m in (nn.Linear(2, 2), nn.SiLU(), nn.LayerNorm(2))))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.act = nn.Linear(2, 2), nn.LayerNorm(2), [torch.tanh]
+
+    def forward(self, x):
+        return self.inner(x) + self.act[0](x)
+
+    def inner(self, x):
+        return torch.nn.functional.silu(self.norm(self.layer(x)))
+
+
+class Blocks(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(count))
+        self.head = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block.inner(x)
+        return self.head(x)
+
+
+class Caller(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inside = Block()
+
+    def forward(self, x):
+        return self.inside.inner(x)
+
+
+class Callers(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.callers = nn.ModuleList(Caller() for _ in range(count))
+
+    def forward(self, x):
+        for caller in self.callers:
+            x = caller(x)
+        return x
+
+
+def surgery(model, inputs):
+    census = take_census(model, inputs)
+    plan = dcs.plan(model, example_inputs=inputs)
+    edited = dcs.apply(model, plan)
+    return examine(model, edited, census, inputs, verify=inputs is None)
+
+
+@pytest.mark.parametrize("make", [flat, Blocks, Callers])
+@pytest.mark.parametrize("ran", [False, True], ids=["static", "run"])
+def test_a_model_of_four_times_the_size_takes_four_times_the_work(make, ran):
+    inputs = (torch.ones(2, 2),) if ran else None
+    models = [make(FEW), make(FEW * TIMES)]
+    surgery(make(2), inputs)  # what is done once in a process is done
+    few, many = (calls_of(lambda m=model: surgery(m, inputs)) for model in models)
+    assert many < 1.1 * TIMES * few
+
+
+def test_a_plan_is_written_and_read_in_work_that_grows_like_it():
+    plans = [dcs.plan(flat(count)) for count in (FEW, FEW * TIMES)]
+    few, many = (calls_of(lambda p=plan: dcs.Plan.from_yaml(p.to_yaml())) for plan in plans)
+    assert many < 1.1 * TIMES * few
