@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from dcsurgery import files
 from dcsurgery.cli.app import app
 from dcsurgery.errors import BadInput
+from dcsurgery.files import checkpoints
 from dcsurgery.files.reading import import_named
 from dcsurgery.fresh_process import FreshProcess
 
@@ -160,13 +161,51 @@ def test_whether_files_can_be_read_and_written_is_told_without_torch(tmp_path):
     assert "no such file" in done.stderr
 
 
-def test_preparing_for_a_checkpoint_builds_its_model(tmp_path, monkeypatch):
-    built = []
-    monkeypatch.setattr("dcsurgery.files.checkpoints.build_model", lambda entries, where: built.append(entries))
-    weights = nn.Linear(2, 2).state_dict()
-    torch.save({"config": {"model": "net"}, "state_dict": weights, "epoch": 3}, tmp_path / "checkpoint.pt")
-    torch.save(weights, tmp_path / "weights.pt")
+@pytest.fixture
+def builds():
+    """Every config that a model is built from."""
+    seen = []
+
+    def build(config):
+        seen.append(config)
+        return nn.Linear(2, config["width"])
+
+    checkpoints.register_builder(build)
+    yield seen
+    checkpoints.register_builder(None)
+
+
+def checkpoint(path, width):
+    model = nn.Linear(2, width)
+    torch.save({"config": {"model": "net", "width": width}, "state_dict": model.state_dict(), "epoch": 3}, path)
+    return path, model
+
+
+def test_preparing_for_a_checkpoint_builds_its_model_for_the_first_reading_only(tmp_path, builds):
+    path, model = checkpoint(tmp_path / "checkpoint.pt", 2)
+    import_named(path)
+    assert len(builds) == 1
+    first, second = files.load(path), files.load(path)
+    assert len(builds) == 2
+    assert first is not second
+    assert torch.equal(first.weight, model.weight)
+    assert torch.equal(second.weight, model.weight)
+
+
+def test_what_was_built_beforehand_is_not_used_for_another_config_or_by_another_builder(tmp_path, builds):
+    path, _ = checkpoint(tmp_path / "checkpoint.pt", 2)
+    other, model = checkpoint(tmp_path / "other.pt", 3)
+    import_named(path)
+    assert torch.equal(files.load(other).weight, model.weight)
+    import_named(path)
+    checkpoints.register_builder(lambda config: nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(BadInput):  # the weights are of another model
+        files.load(path)
+
+
+def test_preparing_for_other_files_builds_nothing(tmp_path, builds):
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "weights.pt")
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    for name in ("checkpoint.pt", "weights.pt", "module.pt"):
+    for name in ("weights.pt", "module.pt"):
         import_named(tmp_path / name)
-    assert built == [{"config": {"model": "net"}, "epoch": 3}]
+    assert not builds

@@ -26,6 +26,7 @@ __all__ = [
     "count_tensors",
     "is_checkpoint",
     "load_weights",
+    "prebuild",
     "prefix_of",
     "register_builder",
     "register_replay",
@@ -41,6 +42,7 @@ _SHOWN = 3
 Builder = Callable[[dict[str, Any]], nn.Module]
 Replay = Callable[[nn.Module, str], nn.Module]
 _registered: dict[str, Any] = {}
+_prebuilt: list[tuple[Builder, Any, nn.Module]] = []  # at most one: who built it, from what, and the model
 
 
 def register_builder(build: Builder | None) -> None:
@@ -96,11 +98,11 @@ def build_model(entries: Mapping[str, Any], where: str) -> nn.Module:
     BadInput
         If nothing can build the model, or a recorded edit does not fit it.
     """
-    build = builder() or _zoo().build_from_config
     record = entries.get(RECORD)
     config = record.get("config", entries["config"]) if isinstance(record, dict) else entries["config"]
     try:
-        model = build(config)
+        model = _take_prebuilt(config)
+        model = _builder()(config) if model is None else model
     except SurgeryError as error:
         raise BadInput(error.message, where=where, fix=error.fix) from None
     except (TypeError, ValueError, KeyError) as error:
@@ -115,6 +117,26 @@ def build_model(entries: Mapping[str, Any], where: str) -> nn.Module:
         except SurgeryError as error:
             raise BadInput(f"its recorded surgery cannot be replayed: {error}", where=where) from None
     return model
+
+
+def prebuild(entries: Mapping[str, Any]) -> None:
+    """Build the model of a checkpoint that will be read later, once; parameters and errors as in `build_model`.
+
+    Building imports a package and draws weights that are overwritten: a process that waits can do it meanwhile.
+    """
+    _prebuilt[:] = [(_builder(), entries["config"], build_model({"config": entries["config"]}, ""))]
+
+
+def _take_prebuilt(config: Any) -> nn.Module | None:
+    if not _prebuilt:
+        return None
+    build, built_from, model = _prebuilt.pop()
+    return model if build is _builder() and built_from == config else None
+
+
+def _builder() -> Builder:
+    build: Builder = builder() or _zoo().build_from_config
+    return build
 
 
 def _zoo() -> Any:

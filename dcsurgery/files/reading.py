@@ -145,7 +145,7 @@ def import_named(path: Path, *, trust: bool = False, imports: Sequence[str | Pat
     """Import the modules that a file names, as far as reading it may; parameters as in `read`.
 
     Nothing is loaded, but for a file that names no module and is not trusted: if it is a checkpoint, its config says
-    what has to be imported, and building the model once is how to find out.
+    what has to be imported, and building the model is how to find out; what was built serves the first reading.
     """
     with open_model_file(path) as file:
         kind = kind_of(file)
@@ -162,7 +162,7 @@ def import_named(path: Path, *, trust: bool = False, imports: Sequence[str | Pat
     if not bad and not any(_names_a_module(symbol) for symbol in named):
         value = load_value(path, imports=imports)
         if checkpoints.is_checkpoint(value):
-            checkpoints.build_model({key: item for key, item in value.items() if key != "state_dict"}, str(path))
+            checkpoints.prebuild(value)
 
 
 def _names_a_module(symbol: Named) -> bool:
