@@ -15,6 +15,7 @@ from dcsurgery.activations import IReLU, activation_by_name, irelu
 from dcsurgery.calls import GatedLinear, is_inplace, pass_on
 from dcsurgery.catalog import is_norm_fusion, operator_named
 from dcsurgery.errors import Refused
+from dcsurgery.folding import Fold
 from dcsurgery.instance_functions import instance_roots, replace_instance_functions
 from dcsurgery.interception import InterceptCalls
 from dcsurgery.paths import lineage
@@ -39,11 +40,14 @@ class Surgeon:
     ----------
     how
         Name of a site's place to the way its edit was realised, filled by `finish`.
+    folds
+        Batch norms whose tensors went into a layer.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.how: dict[Place, str] = {}
+        self.folds: list[Fold] = []
         self._undo: list[Undo] = []
         self._calls: defaultdict[str, list[tuple[CallPlace, CallEdit]]] = defaultdict(list)
         self._fused: defaultdict[str, list[tuple[str, Replacement]]] = defaultdict(list)
@@ -98,7 +102,16 @@ class Surgeon:
 
     def put(self, owner: str, slot: str, new: Any) -> None:
         """Put anything into a slot."""
-        self._undo.append(replace_slot(self.module(owner), slot, new))
+        old = get_path(self.model, join(owner, slot))
+        undo = replace_slot(self.module(owner), slot, new)
+
+        def back() -> None:
+            undo()
+            # What was put aside has missed every train() and eval() since.
+            if isinstance(old, nn.Module) and isinstance(new, nn.Module) and old.training != new.training:
+                old.train(new.training)
+
+        self._undo.append(back)
 
     def amend(self, path: str, amendment: Amendment) -> None:
         """Give the module at a path an amended class."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from dcsurgery.collection import uncollected
 from dcsurgery.copying import copied
 from dcsurgery.errors import BadInput, CheckFailed, PlanMismatch
 from dcsurgery.identity import fingerprint_of, structure_of
+from dcsurgery.key_map import KeyMap
 from dcsurgery.models import as_module
 from dcsurgery.plans import Edit, Plan
 from dcsurgery.report import Report
@@ -26,41 +26,33 @@ if TYPE_CHECKING:
     from dcsurgery.diffing import Diff
     from dcsurgery.passes.pipeline import Pipeline
 
-__all__ = ["KeyMap", "Surgery", "apply_plan", "examine", "operate"]
+__all__ = ["Done", "KeyMap", "Surgery", "apply_plan", "examine", "operate"]
+
+# How edits are realised that have no place of their own, or take their place's layer with them.
+_WITHOUT_PLACE = {"rescale": "outputs multiplied", "fold": "folded into the layer before"}
 
 
 @dataclass(frozen=True)
-class KeyMap:
-    """State_dict keys before and after, both ways.
+class Done:
+    """One entry of a surgery's log.
 
     Attributes
     ----------
-    kept
-        Keys that both models have.
-    deleted
-        Keys of the original that went with deleted norms and replaced activations.
-    added
-        Keys that the edits brought (``label_scale``, a bias from a folded norm).
+    edit
+        What was to be done.
+    how
+        How it was realised, for instance ``module swapped``, ``call rewritten``, ``kernel opened``.
     """
 
-    kept: tuple[str, ...]
-    deleted: tuple[str, ...]
-    added: tuple[str, ...]
+    edit: Edit
+    how: str
 
-    def forward(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an original checkpoint's state_dict without the deleted keys."""
-        deleted = set(self.deleted)
-        return {key: value for key, value in state_dict.items() if key not in deleted}
+    def to_dict(self) -> dict[str, str]:
+        """Return the entry as plain JSON types."""
+        return {"site": self.edit.site, "do": self.edit.action, "edit": str(self.edit), "how": self.how}
 
-    def backward(self, state_dict: Mapping[str, Any], original: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an edited model's state_dict for the original model; deleted tensors are taken from ``original``."""
-        added = set(self.added)
-        kept = {key: value for key, value in state_dict.items() if key not in added}
-        return {**kept, **{key: original[key] for key in self.deleted}}
-
-    def to_dict(self) -> dict[str, list[str]]:
-        """Return the map as plain JSON types."""
-        return {"kept": list(self.kept), "deleted": list(self.deleted), "added": list(self.added)}
+    def __str__(self) -> str:
+        return f"{self.edit} ({self.how})"
 
 
 @dataclass
@@ -77,20 +69,25 @@ class Surgery:
         What was done, what was left alone, and every check.
     key_map
         State_dict keys before and after.
+    log
+        Every edit in the order in which it was made, and how it was realised.
     """
 
     model: nn.Module
     plan: Plan
     report: Report
     key_map: KeyMap
+    log: tuple[Done, ...]
     _surgeon: Surgeon
     _original: nn.Module | None = None
 
     def undo(self) -> nn.Module:
         """Take the edits back and return the original.
 
-        Out of place that is the model that was handed in, untouched; in place the same object, its edits undone in
-        reverse order (tensors that were trained since keep their new values).
+        Out of place that is the model that was handed in, untouched, whatever the edited one has learned since. In
+        place it is the same object, its edits undone in reverse order: deleted norms have the tensors that they had,
+        what an edit changed (a layer that a norm was folded into) is as it was, and what was trained since and never
+        edited keeps what it learned. For the old values of those, too, load an old state_dict: the keys are the old ones.
         """
         if self._original is not None:
             return self._original
@@ -110,6 +107,17 @@ class Surgery:
         if self._original is None:
             raise BadInput("edited in place, so there is no original to compare with", fix="leave inplace out")
         return compare(self._original, self.model, example_inputs)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the surgery, as plain types: plan (YAML), key map and log.
+
+        Raises
+        ------
+        BadInput
+            If the plan holds something that no text can hold.
+        """
+        log = [done.to_dict() for done in self.log]
+        return {"plan": self.plan.to_yaml(), "key_map": self.key_map.to_dict(), "log": log}
 
     def __str__(self) -> str:
         return f"{self.plan}\n{self.report}"
@@ -149,7 +157,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
     _check_fits(model, plan)
     if plan.edits:
         refuse_wrapped(model)
-    before = tuple(model.state_dict())
+    before = dict.fromkeys(model.state_dict())
     surgeon = Surgeon(model if inplace else copied(model))
     try:
         for edit in plan.edits:
@@ -163,9 +171,10 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
     except Exception:  # whatever a user's class or a third party's pass may raise
         surgeon.undo()
         raise
-    report = Report(done=tuple(_done(edit, surgeon) for edit in plan.edits), warnings=plan.notes)
-    keys = _key_map(before, tuple(surgeon.model.state_dict()))
-    return Surgery(surgeon.model, plan, report, keys, surgeon, None if inplace else given)
+    log = tuple(Done(edit, _how(edit, surgeon)) for edit in plan.edits)
+    report = Report(done=tuple(map(str, log)), warnings=plan.notes)
+    keys = KeyMap.between(before, surgeon.model.state_dict(), tuple(surgeon.folds))
+    return Surgery(surgeon.model, plan, report, keys, log, surgeon, None if inplace else given)
 
 
 def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *, inplace: bool = False) -> Surgery:
@@ -244,17 +253,8 @@ def _check_fits(model: nn.Module, plan: Plan) -> None:
     raise PlanMismatch(f"the plan does not fit the model: {detail}", fix="make a plan for this model: dcsurgery plan")
 
 
-def _done(edit: Edit, surgeon: Surgeon) -> str:
-    how = surgeon.how.get(edit.place) if edit.place is not None else None
+def _how(edit: Edit, surgeon: Surgeon) -> str:
     if isinstance(edit.place, FusedPlace):
-        how = "kernel opened"
-    return f"{edit}{f' ({how})' if how else ''}"
-
-
-def _key_map(before: tuple[str, ...], after: tuple[str, ...]) -> KeyMap:
-    old, new = set(before), set(after)
-    return KeyMap(
-        tuple(key for key in before if key in new),
-        tuple(key for key in before if key not in new),
-        tuple(key for key in after if key not in old),
-    )
+        return "kernel opened"
+    known = surgeon.how.get(edit.place) if edit.place is not None else None
+    return known or _WITHOUT_PLACE.get(edit.action, edit.action)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from dcsurgery.capture.graphs import ModuleGraph
 from dcsurgery.census import Census
 from dcsurgery.errors import Refused
+from dcsurgery.folding import Fold, fold_batch_norm
 from dcsurgery.passes.base import Pass, PassPlan
 from dcsurgery.plans import Edit
 from dcsurgery.sites import ModulePlace, Site
@@ -69,13 +69,11 @@ class FoldBatchNorm(Pass):
             raise Refused("it is no batch norm with running statistics", where=edit.site, fix="plan again")
         before = dict(layer._parameters)
         statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-        if isinstance(layer, _LINEAR):
-            layer.weight, layer.bias = fuse_linear_bn_weights(layer.weight, layer.bias, *statistics)
-        elif isinstance(layer, _CONVOLUTION):
-            layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
-        else:
+        if not isinstance(layer, (*_LINEAR, *_CONVOLUTION)):
             raise Refused(f"{type(layer).__name__} takes no batch norm", where=edit.site, fix="plan again")
+        layer.weight, layer.bias = fold_batch_norm(layer.weight, layer.bias, *statistics)
         surgeon.remember(lambda: layer._parameters.update(before))
+        surgeon.folds.append(Fold(edit.settings["into"], join(edit.place.owner, edit.place.slot), norm.eps))
         surgeon.put(edit.place.owner, edit.place.slot, keep_hooks(norm, DeletedNorm(norm)))
 
 

@@ -196,8 +196,7 @@ def _write(read: ModelFile, surgery: Surgery, to: Destination, example_inputs: A
 
     record = None
     if read.kind == "checkpoint" and surgery.plan.edits:
-        key_map = surgery.key_map.to_dict()
-        record = {"plan": surgery.plan.to_yaml(), "key_map": key_map, "version": __version__}
+        record = {**surgery.to_record(), "version": __version__}
     # What failed a check, or was not to be checked, is not run again.
     inputs = example_inputs if to.verify and surgery.report.ok else None
     files.write(

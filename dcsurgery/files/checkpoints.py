@@ -185,7 +185,7 @@ def add_record(entries: dict[str, Any], record: Mapping[str, Any]) -> None:
         The checkpoint's entries; changed. A config by which other programs build the model becomes one of the edited
         model, and the record keeps the original's.
     record
-        Plain values; ``plan`` is the plan as YAML, ``key_map`` (optional) which keys of the state dict went and came.
+        Plain values; ``plan`` is the plan as YAML, the rest (``key_map``, ``log``) is for the reader.
 
     Raises
     ------

@@ -119,7 +119,7 @@ def save(model: Any, path: str | Path, format: Format = "auto", *, force: bool =
         raise BadInput(f"can save a module or a Surgery, got {type(model).__name__}", fix="pass the model")
     record = None
     if surgery is not None:
-        record = {"plan": surgery.plan.to_yaml(), "key_map": surgery.key_map.to_dict()}
+        record = surgery.to_record()
     if format == "auto" and _can_rebuild(module, surgery):
         format = "checkpoint"
     return write(module, path, record=record, force=force, format=format)
