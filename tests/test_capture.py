@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
+from math import sqrt
 
 import pytest
 import torch
@@ -533,3 +535,22 @@ def test_inputs_that_do_not_fit_are_bad_input_with_the_place():
         dcs.inspect(calls.Functional().double(), (rows(5, 7),))
     with pytest.raises(BadInput, match=r"missing 1 required positional argument.*these were \{\}"):
         dcs.inspect(calls.Functional(), {})
+
+
+class ScaledByMath(nn.Module):
+    def forward(self, x):
+        scale = math.sqrt(x.size(-1)) + sqrt(x.size(0)) + math.prod([x.size(0), 2], start=1)
+        return torch.tanh(x / scale)
+
+
+def test_python_s_math_is_traced_and_left_as_it_was():
+    before = dict(vars(math))
+    census = take_census(ScaledByMath(), (torch.ones(3, 4),))
+    (capture,) = census.captures
+    assert capture.method == "symbolic"
+    assert capture.proven
+    called = [node.target for node in capture.graph.nodes if node.op == "call_function"]
+    assert called[:1] == [math.sqrt]
+    assert math.prod in called
+    assert dict(vars(math)) == before
+    assert all(vars(math)[name] is value for name, value in before.items())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 import sys
 import types
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,12 +34,17 @@ class _ShallowTracer(fx.Tracer):
 
     def __init__(self, path: str, places: Places) -> None:
         super().__init__()
+        self._autowrap_search = []  # Python's math: see `_math_seen`
         self._path = path
         self._places = places
         self._turns: Counter[int] = Counter()  # id(shared child) -> calls so far
         self._compounds: list[Any] = []  # calls of functions that are activations as a whole, evaluations of idioms
         self._idioms = RunningIdioms()
         self._evaluations: dict[tuple[types.FrameType, Idiom], int] = {}
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        with _math_seen():
+            return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return True
@@ -116,6 +125,31 @@ class _ShallowTracer(fx.Tracer):
                 return
         if origin.steps:
             node.meta["dcs_key"] = call_key(self._path, origin.steps[-1])
+
+
+def _seen(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        proxy = next((value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, fx.Proxy)), None)
+        if proxy is None:
+            return function(*args, **kwargs)
+        return proxy.tracer.create_proxy("call_function", function, args, kwargs)
+
+    return seen
+
+
+_MATH = {name: value for name, value in vars(math).items() if callable(value) and not name.startswith("_")}
+_SEEN = {name: _seen(function) for name, function in _MATH.items()}
+
+
+@contextlib.contextmanager
+def _math_seen() -> Iterator[None]:
+    """Let Python's math take Proxies. torch.fx does so, too, but makes new wrappers of all of it in every trace."""
+    vars(math).update(_SEEN)
+    try:
+        yield
+    finally:
+        vars(math).update(_MATH)
 
 
 def trace(module: nn.Module, path: str, places: Places) -> tuple[fx.Graph | None, str]:
