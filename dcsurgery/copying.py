@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import OrderedDict
 from typing import Any
@@ -28,17 +29,26 @@ def copied(model: nn.Module) -> nn.Module:
         If a class of the model does not let itself be copied.
     """
     memo: dict[int, Any] = {}
+    scripted = False
     try:
         for module in model.modules():
-            if not isinstance(module, torch.jit.ScriptModule):
+            if isinstance(module, torch.jit.ScriptModule):
+                scripted = True
+            else:
                 _begin(module, memo)
-        return copy.deepcopy(model, memo)
+        # A copy of a TorchScript module is computed from it: with a history its parameters would be no leaves.
+        with torch.no_grad() if scripted else contextlib.nullcontext():
+            duplicate = copy.deepcopy(model, memo)
     except Exception as error:  # noqa: BLE001 - user code runs in deepcopy
         raise BadInput(
             f"the model cannot be copied: {type(error).__name__}: {error}",
             where=type(model).__name__,
             fix="edit it with inplace=True, or build it anew",
         ) from None
+    if scripted:
+        for before, after in zip(model.parameters(), duplicate.parameters(), strict=True):
+            after.requires_grad_(before.requires_grad)
+    return duplicate
 
 
 def _begin(module: nn.Module, memo: dict[int, Any]) -> None:
@@ -52,6 +62,9 @@ def _begin(module: nn.Module, memo: dict[int, Any]) -> None:
             memo[id(value)] = value.detach().clone()
         elif type(value) is OrderedDict and not value:
             memo[id(value)] = OrderedDict()
+        items = value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
+        # Scripted functions have no state, and refuse to be copied.
+        memo.update((id(item), item) for item in items if isinstance(item, torch.jit.ScriptFunction))
     for parameter in module._parameters.values():
         if type(parameter) is nn.Parameter and id(parameter) not in memo:
             parameter.__deepcopy__(memo)  # leaves its copy in the memo

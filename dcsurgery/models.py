@@ -18,10 +18,11 @@ def as_module(model: Any, *, inplace: bool = False) -> nn.Module:
     Parameters
     ----------
     model
-        An nn.Module stays what it is; TorchScript is imported (`dcsurgery.torchscript`), an ExportedProgram becomes
-        the GraphModule of its program (`dcsurgery.exported`).
+        An nn.Module stays what it is, but for TorchScript inside it: then it is a copy with plain modules there.
+        TorchScript is imported (`dcsurgery.torchscript`), an ExportedProgram becomes the GraphModule of its program
+        (`dcsurgery.exported`).
     inplace
-        Whether the model itself is to be edited.
+        Whether the model itself is to be edited; then TorchScript inside it is left to `dcsurgery.surgery`.
 
     Raises
     ------
@@ -34,7 +35,9 @@ def as_module(model: Any, *, inplace: bool = False) -> nn.Module:
 
         return import_module(model)
     if isinstance(model, nn.Module):
-        return model
+        from dcsurgery.torchscript.fragments import has_fragments, with_fragments_imported
+
+        return with_fragments_imported(model) if not inplace and has_fragments(model) else model
     if type(model).__module__ == "torch.export.exported_program":
         _refuse(inplace, "an ExportedProgram")
         from dcsurgery.exported import module_of

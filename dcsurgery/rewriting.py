@@ -48,6 +48,7 @@ from dcsurgery.source import (
 __all__ = ["CallEdit", "RewriteCalls", "function_in", "methods_of"]
 
 Chain = tuple[CallStep, ...]
+_SCRIPTED = "torchscript_"  # modules of `dcsurgery.torchscript.programs`
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class RewriteCalls:
             If a function's source is not available.
         """
         keys = {_key(step) for edit in edits for chain in edit.chains for step in chain}
+        # A scripted function's module is named by a hash of its source, and made when the function is called.
+        keys = {key for key in keys if not key.module.startswith(_SCRIPTED)}
         ordered = sorted(keys, key=lambda key: (key.function, key.first_line))
         hashes = tuple((key.function, key.first_line, source_hash(file_of(key), key)) for key in ordered)
         return RewriteCalls(tuple(edits), hashes)
@@ -332,6 +335,8 @@ class _Rewriter:
 
     def value(self, value: Any) -> Any:
         """Return a callable with every rewritten function in place of its original."""
+        if isinstance(value, torch.jit.ScriptFunction):
+            return self._scripted(value)
         if isinstance(value, types.FunctionType):
             return self.function(value)
         if isinstance(value, types.MethodType):
@@ -349,6 +354,25 @@ class _Rewriter:
             new = self.function(call)
             return value if new is call else types.MethodType(new, value)
         return value
+
+    def _scripted(self, value: Any) -> Any:
+        """Return a scripted function as Python, if something in it is rewritten."""
+        from dcsurgery.torchscript.functions import function_or_none
+
+        if not any(key.module.startswith(_SCRIPTED) for key in self._tables):
+            return value
+        imported = function_or_none(value)
+        if imported is None:
+            return value
+        new = self.function(imported)
+        named = any(k.qualname == imported.__qualname__ and k.module.startswith(_SCRIPTED) for k in self._tables)
+        if new is imported and named:
+            raise Refused(
+                "the scripted function has changed since the model was edited",
+                where=imported.__qualname__,
+                fix="edit the original model again",
+            )
+        return value if new is imported else new
 
 
 class _Changer(ast.NodeTransformer):

@@ -19,6 +19,7 @@ from dcsurgery.report import Report
 from dcsurgery.sites import FusedPlace
 from dcsurgery.subclass import original_class
 from dcsurgery.surgeon import Surgeon
+from dcsurgery.torchscript.fragments import has_fragments, import_fragments
 from dcsurgery.wrappers import refuse_wrapped
 
 if TYPE_CHECKING:
@@ -154,12 +155,15 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
 
     given = model
     model = as_module(model, inplace=inplace)
-    _check_fits(model, plan)
+    _check_fits(as_module(model), plan)
     if plan.edits:
         refuse_wrapped(model)
     before = dict.fromkeys(model.state_dict())
     surgeon = Surgeon(model if inplace else copied(model))
     try:
+        if inplace and plan.edits and has_fragments(model):
+            for slot, imported in list(import_fragments(model)):
+                surgeon.put(slot.owner, slot.name, imported)
         for edit in plan.edits:
             owner = pass_for(edit.action)
             if owner is None:
@@ -191,7 +195,7 @@ def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *,
     model = as_module(model, inplace=inplace)
     census = take_census(model, example_inputs)
     plan = pipeline.plan(model, census=census)
-    original = copied(model) if inplace else model
+    original = as_module(copied(model)) if inplace else model
     surgery = apply_plan(model, plan, inplace=inplace)
     if given is not model:  # what undo gives back
         surgery._original = given

@@ -80,7 +80,7 @@ def _scripted(path: str, module: torch.jit.ScriptModule) -> list[Site]:
                     operator=operator.name,
                     how="fused",
                     place=FusedPlace(path, f"TorchScript, {count} calls"),
-                    reason=operator.reason or "not yet edited: TorchScript inside an eager model",
+                    reason=operator.reason or "not edited: this TorchScript cannot be imported",
                     editable=False,
                 )
             )

@@ -36,6 +36,7 @@ from dcsurgery.idioms import Idiom
 from dcsurgery.recognition import is_probing
 from dcsurgery.recurrent import inner_operators
 from dcsurgery.sites import CallStep
+from dcsurgery.torchscript.fragments import functions_open
 from dcsurgery.tree import Slot
 
 __all__ = ["Evaluation", "Event", "Recorder", "Recording"]
@@ -123,6 +124,7 @@ class Recorder(TorchFunctionMode):
         self._idioms = RunningIdioms()
         self._evaluations: dict[tuple[types.FrameType, Idiom], Evaluation] = {}
         self._outputs: list[tuple[Key, torch.Tensor, int]] = []
+        self._during = contextlib.ExitStack()
 
     @property
     def busy(self) -> bool:
@@ -143,8 +145,8 @@ class Recorder(TorchFunctionMode):
             nn_module.register_module_forward_pre_hook(self._quietly(self._enter)),
             nn_module.register_module_forward_hook(self._quietly(self._leave), always_call=True),
         ]
-        self._preserved = preserved(self._model)
-        self._preserved.__enter__()
+        self._during.enter_context(preserved(self._model))
+        self._during.enter_context(functions_open(self._model))
         tensors = [*self._model.named_parameters(), *self._model.named_buffers()]
         self._parameters = {id(tensor): name for name, tensor in tensors}
         super().__enter__()
@@ -152,7 +154,7 @@ class Recorder(TorchFunctionMode):
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        self._preserved.__exit__(None, None, None)
+        self._during.close()
         for hook in self._hooks:
             hook.remove()
         for key, tensor, version in self._outputs:

@@ -13,6 +13,7 @@ import types
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from dcsurgery.capture.graphs import Key, call_key
@@ -271,7 +272,7 @@ class _Reader:
         inner = depth + 1
         match node:
             case ast.Name(id=name):
-                return _lookup(name, self._found.live) or [
+                return [_opened(value) for value in _lookup(name, self._found.live)] or [
                     value for expr in self._assigned.get(name, ()) for value in self._values(expr, inner)
                 ]
             case ast.IfExp(body=body, orelse=orelse):
@@ -279,7 +280,7 @@ class _Reader:
             case ast.BoolOp(values=parts) | ast.Dict(values=parts) | ast.List(elts=parts) | ast.Tuple(elts=parts):
                 return [value for part in parts for value in self._values(part, inner)]
             case ast.Attribute(value=base, attr=name):
-                return [v for b in self._values(base, inner) for v in _members(b, name)]
+                return [_opened(v) for b in self._values(base, inner) for v in _members(b, name)]
             case ast.Subscript(value=base):
                 return [v for b in self._values(base, inner) for v in _items(b)] or (
                     self._values(base, inner) if isinstance(base, ast.Dict | ast.List | ast.Tuple) else []
@@ -311,6 +312,15 @@ def _assignments(body: list[Any]) -> dict[str, list[ast.expr]]:
 def _members(base: Any, name: Any) -> list[Any]:
     known = isinstance(base, types.ModuleType | type) and isinstance(name, str) and hasattr(base, name)
     return [getattr(base, name)] if known else []
+
+
+def _opened(value: Any) -> Any:
+    """Return a scripted function as Python with a source, unless it is an activation as a whole."""
+    if not isinstance(value, torch.jit.ScriptFunction) or recognise(value) is not None:
+        return value
+    from dcsurgery.torchscript.functions import function_or_none
+
+    return function_or_none(value) or value
 
 
 def _items(base: Any) -> list[Any]:

@@ -24,13 +24,14 @@ from dcsurgery.torchscript.programs import Program, program_of
 __all__ = ["archive_of", "import_contents", "import_module", "is_imported"]
 
 
-def import_module(script_module: torch.jit.ScriptModule) -> nn.Module:
-    """Import a live TorchScript module.
+def import_module(script_module: Any) -> nn.Module:
+    """Import a live TorchScript module or function.
 
     Parameters
     ----------
     script_module
-        Made by ``torch.jit.script`` or ``trace``, frozen or not, or loaded; it is not changed.
+        Made by ``torch.jit.script`` or ``trace``, frozen or not, or loaded; it is not changed. A function becomes a
+        module that has it as ``forward``.
 
     Returns
     -------
@@ -42,9 +43,10 @@ def import_module(script_module: torch.jit.ScriptModule) -> nn.Module:
     BadInput
         If it uses what is not imported: quantized tensors, asynchronous parts, unknown operators.
     """
-    contents = read_contents(archive_of(script_module), type(script_module).__name__)
-    module = import_contents(contents, trusted=True, where=script_module.original_name)
-    live = script_module.state_dict()
+    name = str(getattr(script_module, "original_name", None) or script_module.name)
+    contents = read_contents(archive_of(script_module), name)
+    module = import_contents(contents, trusted=True, where=name)
+    live = script_module.state_dict() if isinstance(script_module, nn.Module) else {}
     for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
         place = live[key].device if key in live else tensor.device
         if tensor.device != place:
@@ -55,6 +57,13 @@ def import_module(script_module: torch.jit.ScriptModule) -> nn.Module:
 def import_contents(contents: Contents, *, trusted: bool = False, where: str = "TorchScript archive") -> nn.Module:
     """Import what an archive holds; errors as in `import_module`."""
     program = program_of(contents.code, contents.constants, _classes_of(contents.root), trusted=trusted, where=where)
+    hooks = program.declared[contents.root.name].hooks
+    if hooks:  # those of children are called by their parents' code
+        raise BadInput(
+            f"has a forward hook of its own, {hooks[0]}, which TorchScript runs outside of its code",
+            where=where,
+            fix="put the model into a module that only calls it, and script that",
+        )
     module = _Builder(program, where).module(contents.root)
     if module is None:
         raise BadInput("holds no module", where=where, fix="write one with torch.jit.save")

@@ -140,7 +140,7 @@ def _index(value: Any, *args: Any) -> Any:
 def _format(text: str, *values: Any) -> str:
     """Fill in the braces, one after the other; ``str.format`` would follow attributes that a text names."""
     parts = text.split("{}")
-    filled = [f"{part}{value}" for part, value in zip(parts, values, strict=False)]
+    filled = [f"{part}{value}" for part, value in zip(parts[:-1], values, strict=False)]
     return "".join([*filled, *parts[len(filled) :]])
 
 

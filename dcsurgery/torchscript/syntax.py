@@ -181,6 +181,10 @@ class _Checker:
                 self._statement(inner, bound)
 
     def _statement(self, node: ast.stmt, bound: set[str]) -> None:
+        if isinstance(node, ast.FunctionDef):  # the only functions that TorchScript prints inside of others
+            raise BadInput(
+                "runs parts of itself asynchronously (torch.jit.fork)", where=self._where, fix="export it without fork"
+            )
         if not isinstance(node, _STATEMENTS):
             raise self._odd(node)
         if isinstance(node, ast.With) and any(item.optional_vars is not None for item in node.items):
@@ -201,12 +205,6 @@ class _Checker:
             if name == "isinstance" and len(node.args) == 2 and not node.keywords:
                 self._value(node.args[0], bound)
                 return
-            if name in {"fork", "wait"}:
-                raise BadInput(
-                    "runs parts of itself asynchronously (torch.jit.fork)",
-                    where=self._where,
-                    fix="export it without fork",
-                )
             if name == "getattr":
                 plain = len(node.args) == 2 and isinstance(node.args[1], ast.Constant)
                 if not plain or not isinstance(node.args[1].value, str):  # type: ignore[attr-defined]
