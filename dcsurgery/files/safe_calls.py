@@ -30,7 +30,7 @@ __all__ = ["CALLS", "enum_member"]
 
 def _container(name: str, make: Callable[..., Any], *accepted: type) -> Entry:
     def call(_: Rules, args: tuple[Any, ...]) -> Any:
-        if len(args) > 1 or not all(type(arg) in accepted for arg in args):
+        if args and (len(args) > 1 or type(args[0]) not in accepted):
             raise Forbidden(name, "called with something other than its items")
         return make(*args)
 

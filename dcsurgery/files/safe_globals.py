@@ -74,6 +74,8 @@ _HELPERS = {
 # torch.nn.Module subclasses elsewhere in torch compile, trace, load archives or open connections.
 _TORCH_MODULES = ("torch.nn.modules.", "torch.nn.parallel.data_parallel", "torch.ao.nn.")
 _STORAGE_CLASS = type(torch.FloatStorage)
+# What a call gives back and was there before.
+_NEVER_MADE = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, enum.Enum)
 _MISSING: Any = object()
 
 
@@ -258,7 +260,7 @@ class Policy:
             object.__setattr__(instance, key, value)
 
     def _remember_made(self, value: Any) -> Any:
-        if not isinstance(value, type | types.FunctionType | types.BuiltinFunctionType | types.ModuleType | enum.Enum):
+        if not isinstance(value, _NEVER_MADE):
             self._made[id(value)] = value
         return value
 

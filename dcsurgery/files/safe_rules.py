@@ -54,7 +54,7 @@ class Rules(Protocol):
 Entry = Callable[[Rules, tuple[Any, ...]], Any]
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout, torch.Tensor)
-_STORAGES = (torch.UntypedStorage, torch.TypedStorage)
+_DATA = (*_PLAIN, torch.UntypedStorage, torch.TypedStorage)
 
 
 def is_plain(value: Any) -> bool:
@@ -63,4 +63,4 @@ def is_plain(value: Any) -> bool:
         return all(is_plain(item) for item in value)
     if isinstance(value, dict):  # backward hooks are functions: an empty table is all that torch.save writes
         return not value
-    return isinstance(value, (*_PLAIN, *_STORAGES))
+    return isinstance(value, _DATA)
