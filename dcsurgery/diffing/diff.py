@@ -161,6 +161,12 @@ class Diff:
 
         return render_svg(self, depth=depth, only_changes=only_changes, full=full, rankdir=rankdir)
 
+    def to_html(self) -> str:
+        """Return both models as one self-contained page (see `dcsurgery.diffing.page.render_page`)."""
+        from dcsurgery.diffing.page import render_page
+
+        return render_page(self)
+
     def to_dot(self, *, depth: int | None = None, only_changes: bool = False, full: bool = False) -> str:
         """Return what the SVG shows, as one graph in graphviz's language."""
         from dcsurgery.diffing.exports import to_dot

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +32,7 @@ __all__ = ["Drawn", "draw", "is_stand_in", "label_of"]
 
 _OURS = ("dcsurgery.activations", "dcsurgery.standins", "dcsurgery.calls")
 _LONG = 60  # characters of an argument
+_LONG_CODE = 8000
 
 
 @dataclass
@@ -146,6 +149,8 @@ class _Drawing:
         module = self._tree.modules[path]
         tensors = {n: t for n, t in (*module._parameters.items(), *module._buffers.items()) if t is not None}
         code = getattr(original_class(module).forward, "__code__", None)
+        if self._has_body(path):
+            self._network.code.setdefault(label_of(module), _source(module))
         owner = self._owners.get(path)
         key = next((self._places.slot_key(slot) for slot in self._places.slots_of(module)), None)
         site = self._sites.get(key) if key is not None else None
@@ -347,6 +352,18 @@ def _detail(node: fx.Node) -> str:
     parts = [text for text in map(told, node.args) if text is not None]
     parts += [f"{name}={text}" for name, text in ((n, told(v)) for n, v in node.kwargs.items()) if text is not None]
     return ", ".join(parts)
+
+
+def _source(module: nn.Module) -> str:
+    """Return the source of a module's ``forward``, of a GraphModule its graph's code; empty where there is none."""
+    if isinstance(module, fx.GraphModule):
+        text = module.code.strip()
+    else:
+        try:
+            text = textwrap.dedent(inspect.getsource(original_class(module).forward)).strip()
+        except (OSError, TypeError):
+            return ""
+    return text if len(text) <= _LONG_CODE else f"{text[:_LONG_CODE]}\n…"
 
 
 def _settings(module: nn.Module) -> str:

@@ -36,6 +36,7 @@ def _dot(diff: Diff, shown: Shown) -> str:
 FORMATS: Mapping[str, Callable[[Diff, Shown], str]] = MappingProxyType(
     {
         ".svg": _svg,
+        ".html": lambda diff, _: diff.to_html(),
         ".json": lambda diff, _: diff.to_json() + "\n",
         ".txt": lambda diff, shown: diff.to_text(full=shown.full) + "\n",
         ".dot": _dot,

@@ -103,12 +103,15 @@ class Network:
         Within bodies: every edge connects two nodes of one body.
     flops
         Floating-point operations of the example run as `torch.utils.flop_counter` counts them; None if it was not run.
+    code
+        Class of a module to the source of its ``forward``.
     """
 
     model: str
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     flops: int | None = None
+    code: dict[str, str] = field(default_factory=dict)
     _children: dict[str, list[str]] | None = field(default=None, repr=False, compare=False)
 
     def add(self, node: Node) -> Node:
@@ -175,7 +178,8 @@ class Network:
         for node in self.nodes.values():
             entry = {k: v for k, v in asdict(node).items() if v is not None and v != defaults.get(k, ...)}
             nodes.append(entry)
-        return {"model": self.model, "flops": self.flops, "nodes": nodes, "edges": [list(edge) for edge in self.edges]}
+        edges = [list(edge) for edge in self.edges]
+        return {"model": self.model, "flops": self.flops, "code": self.code, "nodes": nodes, "edges": edges}
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> Network:
@@ -186,7 +190,7 @@ class Network:
         KeyError, TypeError, ValueError
             If it is something else.
         """
-        network = Network(str(raw["model"]), flops=raw.get("flops"))
+        network = Network(str(raw["model"]), flops=raw.get("flops"), code=dict(raw.get("code", {})))
         for entry in raw["nodes"]:
             tensors = tuple((str(name), tuple(shape)) for name, shape in entry.get("tensors", ()))
             shape = tuple(entry["shape"]) if entry.get("shape") is not None else None

@@ -1,0 +1,1 @@
+"""Libraries of others that pages bring along, unchanged: see README.md here."""
