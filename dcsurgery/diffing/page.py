@@ -97,7 +97,7 @@ def _count(union: Union, members: list[str]) -> str:
 
 
 def _entry(both: Both, change_of: dict[int, int]) -> dict[str, Any]:
-    """Return one node: ``i`` id, ``k`` kind, ``b`` and ``a`` labels before and after, ``s`` sides, ``c`` change, …"""
+    """Return one node: ``i`` id, ``k`` kind, ``b`` and ``a`` labels before and after, ``s`` sides, ``c`` its change."""
     node = both.any
     entry: dict[str, Any] = {"i": both.id, "k": both.kind, "n": node.name}
     entry["s"] = (both.before is not None) + 2 * (both.after is not None)

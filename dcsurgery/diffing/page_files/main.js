@@ -232,7 +232,7 @@ DCS.Page = class {
       if (this.chosen && this.element(this.chosen)) this.element(this.chosen).focus();
       return;
     }
-    if (event.target.closest("input, select, textarea")) return;
+    if (event.target.closest("input[type=search], select, textarea")) return;
     const inGraph = event.target.closest("svg");
     const does = {
       "/": () => document.getElementById("search").focus(),
