@@ -73,7 +73,9 @@ class _Comparison:
                 pairs += zip(mine, theirs, strict=True)
             if not logged.after:
                 deleted.update(id_ for id_, k in self._old.keys.items() if k == key)
-        return Edits(tuple(pairs), frozenset(deleted), frozenset(replaced), self._new.edited)
+        # A GraphModule keeps no log: any of its activations may have been replaced.
+        replaceable = frozenset(id_ for id_, key in self._old.keys.items() if key[0] == "node")
+        return Edits(tuple(pairs), frozenset(deleted), frozenset(replaced), replaceable, self._new.edited)
 
     def diff(self) -> Diff:
         """Return the changes in the order of the module tree."""

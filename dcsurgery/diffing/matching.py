@@ -43,13 +43,14 @@ class Edits:
         Ids before and after of one place.
     deleted
         Ids before of nodes that pass their input on now.
-    replaced, replacements
-        Ids before of nodes that something else stands for now, and ids after of what edits put in.
+    replaced, replaceable, replacements
+        Ids before of nodes that something else stands for now, or may stand for; ids after of what edits put in.
     """
 
     pairs: tuple[tuple[str, str], ...] = ()
     deleted: frozenset[str] = frozenset()
     replaced: frozenset[str] = frozenset()
+    replaceable: frozenset[str] = frozenset()
     replacements: frozenset[str] = frozenset()
 
 
@@ -217,8 +218,10 @@ class _Bodies:
 
     def _same(self, old: str, new: str, *, exactly: bool) -> bool:
         a, b = self._old.nodes[old], self._new.nodes[new]
-        if old in self._edits.replaced or new in self._edits.replacements:
-            return old in self._edits.replaced and new in self._edits.replacements and a.id not in self._pairs.forward
+        if new in self._edits.replacements:
+            return old in self._edits.replaced or old in self._edits.replaceable
+        if old in self._edits.replaced:
+            return False
         if "module" in (a.kind, b.kind):  # modules are paired by their paths, and not again
             return self._pairs.forward.get(old) == new
         if a.kind == "call" and b.kind == "call":
@@ -275,8 +278,8 @@ class _Bodies:
         for position, user in side.users.get(id_, ()):
             if user not in taken and side.nodes[user].kind != "module":
                 node = side.nodes[user]
-                edited = user in self._edits.replaced or user in self._edits.replacements
-                groups[(position, "edited") if edited else (position, node.kind, node.label)].append(user)
+                site = node.role == "activation" or user in self._edits.replaced or user in self._edits.replacements
+                groups[(position, "site") if site else (position, node.kind, node.label)].append(user)
         return groups
 
     def _bridge(self, mine: list[str], theirs: list[str]) -> None:

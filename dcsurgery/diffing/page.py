@@ -65,6 +65,11 @@ def page_data(diff: Diff) -> dict[str, Any]:
                     continue
                 ends = (number[source], number[target])
                 arrows[ends] = arrows.get(ends, 0) | (side + 1)
+    nodes_of: dict[int, list[int]] = {}
+    for id_, index in number.items():
+        change = union.nodes[id_].change if id_ in union.nodes else None
+        if change is not None:
+            nodes_of.setdefault(id(change), []).append(index)
     return {
         "summary": diff.summary,
         "models": [diff.before.model, diff.after.model],
@@ -78,9 +83,7 @@ def page_data(diff: Diff) -> dict[str, Any]:
                 "text": change.text,
                 "where": change.where,
                 "note": change.note,
-                "nodes": sorted(
-                    number[id_] for id_, both in union.nodes.items() if both.change is change and id_ in number
-                ),
+                "nodes": nodes_of.get(id(change), []),
             }
             for change in diff.changes
         ],
