@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 		fi; \
 	fi
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch==2.13.0"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,exam,ocp,lint,docs]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,exam,ocp,browser,lint,docs]"
 	@touch $@
 
 demo: $(STAMP) ## transform two models file to file, then train the originals and the results side by side

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -96,6 +97,14 @@ def operate(patient: Patient, folder: Path, console: Console) -> Path:
     return folder / patient.edited
 
 
+def picture(patient: Patient, folder: Path, console: Console) -> None:
+    """Write ``diff.html`` and, where graphviz is installed, ``diff.svg``: what the surgery of a patient changed."""
+    before, after = str(folder / patient.file), str(folder / patient.edited)
+    for name in ("diff.html", *(("diff.svg",) if shutil.which("dot") else ())):
+        words = ["diff", before, after, "--inputs", str(folder / "inputs.pt"), "-o", str(folder / name), "--force"]
+        _command(words, console)
+
+
 def _command(arguments: list[str], console: Console) -> None:
     console.print(f"\n$ {shlex.join(['dcsurgery', *arguments])}", style="bold", markup=False, highlight=False)
     command = [sys.executable, "-m", "dcsurgery.cli.app", *arguments]
@@ -142,6 +151,7 @@ def run(folder: Path, steps: int, seed: int, console: Console) -> None:
 
     prepare(folder, seed)
     edited = {patient.model: operate(patient, folder, console) for patient in PATIENTS}
+    picture(PATIENTS[-1], folder, console)
     data = ethanol()
     table = Table(title=f"{steps} steps of training on ethanol, mean absolute errors on 100 other frames")
     for column in ("model", "energies", "variant", "C"):
