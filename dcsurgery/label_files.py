@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dcsurgery.errors import BadInput
 
@@ -19,7 +20,7 @@ __all__ = ["LABEL_KEYS", "read_labels"]
 LABEL_KEYS = ("E", "F", "energy", "energies", "force", "forces", "label", "labels", "target", "targets", "u", "y")
 
 
-def read_labels(path: str | Path) -> list[np.ndarray]:
+def read_labels(path: str | Path) -> list[NDArray[Any]]:
     """Return the labels in a data file, in float64 and in the file's units.
 
     Parameters
@@ -59,7 +60,7 @@ def read_labels(path: str | Path) -> list[np.ndarray]:
     return labels
 
 
-def _read_npz(path: Path) -> list[np.ndarray]:
+def _read_npz(path: Path) -> list[NDArray[Any]]:
     try:
         # Object arrays are pickles, which are never loaded.
         with np.load(path, allow_pickle=False) as archive:
@@ -71,7 +72,7 @@ def _read_npz(path: Path) -> list[np.ndarray]:
         raise _unreadable(path, ".npz", error) from None
 
 
-def _read_npy(path: Path) -> list[np.ndarray]:
+def _read_npy(path: Path) -> list[NDArray[Any]]:
     try:
         array = np.load(path, allow_pickle=False)
     except Exception as error:  # noqa: BLE001 - damaged files raise anything, and the message is passed on
@@ -79,7 +80,7 @@ def _read_npy(path: Path) -> list[np.ndarray]:
     return [_numbers(array, "the array", path)]
 
 
-def _read_pt(path: Path) -> list[np.ndarray]:
+def _read_pt(path: Path) -> list[NDArray[Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - damaged files raise anything, and the message is passed on
@@ -91,7 +92,7 @@ def _read_pt(path: Path) -> list[np.ndarray]:
     return [_tensors(content, "the entry", path)]
 
 
-def _read_csv(path: Path) -> list[np.ndarray]:
+def _read_csv(path: Path) -> list[NDArray[Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
@@ -112,7 +113,7 @@ def _read_csv(path: Path) -> list[np.ndarray]:
     ]
 
 
-def _read_ase(path: Path) -> list[np.ndarray]:
+def _read_ase(path: Path) -> list[NDArray[Any]]:
     try:
         # Reading molecules needs ASE only for these suffixes; it is no dependency of the core.
         import ase.io
@@ -126,7 +127,7 @@ def _read_ase(path: Path) -> list[np.ndarray]:
             frames = ase.io.read(path, index=":")
     except Exception as error:  # noqa: BLE001 - damaged files raise anything, and the message is passed on
         raise _unreadable(path, path.suffix, error) from None
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[str, list[NDArray[Any]]] = {}
     seen: set[str] = set()
     for frame in frames:
         results = dict(frame.calc.results) if frame.calc is not None else {}
@@ -141,7 +142,7 @@ def _read_ase(path: Path) -> list[np.ndarray]:
     return [_joined(values) for values in found.values()]
 
 
-_READERS: dict[str, Callable[[Path], list[np.ndarray]]] = {
+_READERS: dict[str, Callable[[Path], list[NDArray[Any]]]] = {
     ".npz": _read_npz,
     ".npy": _read_npy,
     ".pt": _read_pt,
@@ -172,7 +173,7 @@ def _none_found(names: Iterable[Any], path: Path) -> BadInput:
     )
 
 
-def _tensors(value: Any, name: object, path: Path) -> np.ndarray:
+def _tensors(value: Any, name: object, path: Path) -> NDArray[Any]:
     """Return a tensor, or a sequence of tensors of different shapes, as one array."""
     if isinstance(value, torch.Tensor):
         value = value.detach()
@@ -184,7 +185,7 @@ def _tensors(value: Any, name: object, path: Path) -> np.ndarray:
     return _numbers(value, name, path)
 
 
-def _numbers(value: Any, name: object, path: Path) -> np.ndarray:
+def _numbers(value: Any, name: object, path: Path) -> NDArray[Any]:
     array = np.asarray(value)
     if array.dtype.kind in "iuf":
         return array.astype(np.float64)
@@ -200,7 +201,7 @@ def _numbers(value: Any, name: object, path: Path) -> np.ndarray:
     )
 
 
-def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
     if not arrays:
         return np.empty(0)
     if len({array.shape for array in arrays}) == 1:

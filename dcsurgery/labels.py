@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dcsurgery.errors import BadInput
 
@@ -119,7 +120,7 @@ def parse_rescale(text: str | float) -> float:
     return check_scale(value)
 
 
-def _arrays(label: Any, where: str) -> Iterator[np.ndarray]:
+def _arrays(label: Any, where: str) -> Iterator[NDArray[Any]]:
     """Yield the arrays of numbers in a label, in float64 or an integer type."""
     if isinstance(label, torch.Tensor):
         # bfloat16 has no numpy counterpart; float64 holds every narrower float exactly.
@@ -150,7 +151,7 @@ def _arrays(label: Any, where: str) -> Iterator[np.ndarray]:
         )
 
 
-def _largest_of(array: np.ndarray, where: str) -> float:
+def _largest_of(array: NDArray[Any], where: str) -> float:
     """Return the largest absolute value; integers stay exact."""
     # max and min instead of abs: abs of the most negative integer overflows, and no copy of the data is made.
     high, low = array.max(), array.min()

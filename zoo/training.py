@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dcsurgery.errors import BadInput
@@ -67,7 +68,7 @@ class History:
     after: Errors
     scale: float
     reference: float
-    held_out: np.ndarray
+    held_out: NDArray[Any]
 
     def __str__(self) -> str:
         return f"{len(self.losses)} steps: {self.before} -> {self.after}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcsurgery.errors import BadInput
 
@@ -36,10 +37,10 @@ class MoleculeData:
         Units of positions, energies and forces.
     """
 
-    numbers: np.ndarray
-    positions: np.ndarray
-    energies: np.ndarray
-    forces: np.ndarray
+    numbers: NDArray[Any]
+    positions: NDArray[Any]
+    energies: NDArray[Any]
+    forces: NDArray[Any]
     units: tuple[str, str, str] = ("Angstrom", "kcal/mol", "kcal/mol/Angstrom")
 
     def __len__(self) -> int:
@@ -89,7 +90,7 @@ def load_npz(path: str | os.PathLike[str]) -> MoleculeData:
     return _checked(arrays, where)
 
 
-def _checked(arrays: dict[str, np.ndarray], where: str) -> MoleculeData:
+def _checked(arrays: dict[str, NDArray[Any]], where: str) -> MoleculeData:
     for key, array in arrays.items():
         if array.dtype.kind not in "fiu":
             raise BadInput(f"{key} must hold real numbers, got {array.dtype}", where=where)
@@ -131,7 +132,7 @@ def ethanol_path() -> Path:
         return Path(path)
 
 
-def random_split(n: int, sizes: tuple[int, ...], seed: int) -> tuple[np.ndarray, ...]:
+def random_split(n: int, sizes: tuple[int, ...], seed: int) -> tuple[NDArray[Any], ...]:
     """Draw disjoint index sets at random.
 
     Parameters

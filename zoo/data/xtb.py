@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcsurgery.errors import BadInput, SurgeryError
 from dcsurgery.zoo.writing import replacing
@@ -161,9 +162,9 @@ class _Run:
         masses = atoms.get_masses()[:, None]  # momenta from the Maxwell-Boltzmann distribution
         normal = self.generator.standard_normal((len(atoms), 3))
         atoms.set_momenta(np.sqrt(masses * units.kB * settings.temperature) * normal)
-        self.positions: list[np.ndarray] = []
+        self.positions: list[NDArray[Any]] = []
         self.energies: list[float] = []
-        self.forces: list[np.ndarray] = []
+        self.forces: list[NDArray[Any]] = []
         self._remember()
 
     def advance(self) -> None:
@@ -238,7 +239,7 @@ class _Run:
         # The number of frames may grow: it changes nothing in the frames before.
         return {key: value for key, value in asdict(self.settings).items() if key != "frames"}
 
-    def result(self) -> dict[str, np.ndarray]:
+    def result(self) -> dict[str, NDArray[Any]]:
         """Return the arrays of the finished file."""
         frames = self.settings.frames
         positions = np.array(self.positions[:frames])
@@ -306,9 +307,10 @@ def _xtb(method: str) -> Callable[[], Any]:
     return lambda: TBLite(method=method, accuracy=0.1, verbosity=0)
 
 
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     with replacing(path) as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        save: Any = np.savez_compressed  # its type is another one in NumPy 1 and 2
+        save(file, **arrays)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,15 +8,17 @@ Source: Gasteiger, Gross, Günnemann, "Directional Message Passing for Molecular
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 __all__ = ["SphericalBasis", "spherical_bessel_zeros"]
 
 
-def spherical_bessel_zeros(orders: int, count: int) -> np.ndarray:
+def spherical_bessel_zeros(orders: int, count: int) -> NDArray[Any]:
     """Return the first positive zeros of the spherical Bessel functions, shape (orders, count).
 
     The zeros of j_l lie one by one between those of j_(l-1), which start as multiples of pi; bisection finds them.
@@ -35,7 +37,7 @@ def spherical_bessel_zeros(orders: int, count: int) -> np.ndarray:
     return np.stack(rows)
 
 
-def _bessel_at(order: int, x: np.ndarray) -> np.ndarray:
+def _bessel_at(order: int, x: NDArray[Any]) -> NDArray[Any]:
     before, value = np.cos(x) / x, np.sin(x) / x  # j_(-1), j_0
     for step in range(order):
         before, value = value, (2 * step + 1) / x * value - before
