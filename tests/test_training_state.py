@@ -55,6 +55,8 @@ def test_state_of_the_surviving_parameters_stays_with_them_when_norms_go():
     for name, mean in zip(kept, fitted["ema"]["shadow_params"], strict=True):
         assert mean is shadow[name]
     assert fitted["optimizer"]["param_groups"][0]["lr"] == 0.1
+    # Numbered from 0, as every optimizer writes it.
+    assert fitted["optimizer"]["param_groups"][0]["params"] == list(fitted["optimizer"]["state"]) == list(range(6))
     assert fitted["epoch"] == 3
     assert notes == (
         "the optimizer's state of 1.weight, 1.bias, 4.weight, … (4 in all) was left out",
