@@ -104,7 +104,7 @@ class DeletedNorm(_DropsKeys):
 
 def _is_plain(module: nn.Module, name: str) -> bool:
     value = module._parameters.get(name)
-    return value is not None and not isinstance(value, nn.parameter.UninitializedTensorMixin)
+    return value is not None and not nn.parameter.is_lazy(value)
 
 
 class ReplacedActivation(_DropsKeys):
