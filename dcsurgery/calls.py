@@ -23,6 +23,7 @@ from dcsurgery.recognition import recognise
 __all__ = [
     "Decision",
     "GatedLinear",
+    "HeldFunction",
     "activation_function",
     "apply_activation",
     "apply_edit",
@@ -34,6 +35,7 @@ __all__ = [
     "operator_of",
     "replace_in_place",
     "resolve_callee",
+    "takes_more",
 ]
 
 
@@ -196,6 +198,34 @@ def pass_on(x: Any, copied: bool) -> Any:
     return x.clone()
 
 
+class HeldFunction:
+    """Stands in an attribute for a function that takes settings besides its input, and takes them like that one.
+
+    Parameters
+    ----------
+    operator
+        What the function is, for instance ``leaky_relu``.
+    replacement
+        An activation's name, or a module without parameters.
+    old
+        The function.
+    """
+
+    __slots__ = ("_old", "_operator", "_replacement", "activation")
+
+    def __init__(self, operator: str, replacement: str | nn.Module, old: Callable[..., Any]) -> None:
+        self._operator = operator
+        self._replacement = replacement
+        self._old = old
+        self.activation = activation_function(replacement)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply the new activation to the old function's input."""
+        if len(args) == 1 and not kwargs and self._operator != "glu":
+            return irelu(args[0]) if self.activation is irelu else apply_activation(args[0], self.activation)
+        return apply_edit(self._operator, self._replacement, self._old, args, kwargs)
+
+
 class GatedLinear(nn.Module):
     """``GLU`` with another activation as its gate: ``a * activation(b)``, (a, b) the halves along ``dim``."""
 
@@ -226,6 +256,15 @@ def activation_function(replacement: str | nn.Module) -> Callable[[torch.Tensor]
 @functools.lru_cache(maxsize=64)
 def _named(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     return irelu if name == "irelu" else activation_by_name(name)
+
+
+def takes_more(callee: Callable[..., Any]) -> bool:
+    """Say whether a function can be called with more than its input; of a builtin the catalog's row tells."""
+    try:
+        return len(inspect.signature(callee).parameters) > 1
+    except (TypeError, ValueError):
+        match = match_function(callee)
+        return match is None or bool(match.operator.parameters)
 
 
 def argument_name(callee: Any, index: int) -> str:

@@ -41,9 +41,9 @@ def recognise(value: Any) -> Match | None:
 
     Listed objects are told by identity; user-written ones are probed on a grid of numbers (`identify`).
     """
+    if type(value).__module__ in _STAND_INS:
+        return recognise(getattr(value, "activation", None))
     if isinstance(value, nn.Module):
-        if type(value).__module__ in _STAND_INS:
-            return recognise(getattr(value, "activation", None))
         listed = match_module(value)
         if listed is None and may_be_activation_module(value):
             return _probed_module(value)

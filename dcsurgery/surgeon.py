@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from dcsurgery.activations import IReLU, activation_by_name, irelu
-from dcsurgery.calls import GatedLinear, is_inplace, pass_on
+from dcsurgery.calls import GatedLinear, HeldFunction, is_inplace, pass_on, takes_more
 from dcsurgery.catalog import is_norm_fusion, operator_named
 from dcsurgery.errors import Refused
 from dcsurgery.folding import Fold
@@ -72,7 +72,7 @@ class Surgeon:
             case ModulePlace(owner, slot):
                 self._put(owner, slot, lambda old: _module_for(old, operator, replacement), "module swapped")
             case AttributePlace(owner, attribute):
-                self._put(owner, attribute, lambda old: _callable_for(old, replacement), "attribute swapped")
+                self._put(owner, attribute, lambda old: _callable_for(old, operator, replacement), "attribute swapped")
             case CallPlace(owner):
                 edit = CallEdit(place.chains, operator, _without_parameters(replacement))
                 self._calls[owner].append((place, edit))
@@ -284,13 +284,16 @@ def _module_for(old: Any, operator: str, replacement: Replacement) -> nn.Module:
     return keep_hooks(old, new) if isinstance(old, nn.Module) else new
 
 
-def _callable_for(old: Any, replacement: Replacement) -> Any:
+def _callable_for(old: Any, operator: str, replacement: Replacement) -> Any:
     if isinstance(old, nn.Module):
         return _module_for(old, "", replacement)
     keywords = getattr(old, "keywords", {})
     inner = getattr(old, "func", old)
     if is_inplace(inner, (), keywords):
         return InPlace(_fresh(replacement))
+    stateful = isinstance(replacement, nn.Module) and replacement.state_dict()
+    if takes_more(old) and not stateful:
+        return HeldFunction(operator, replacement, old)
     return irelu if replacement == "irelu" else _fresh(replacement)
 
 

@@ -351,6 +351,12 @@ def test_one_input_in_place_of_another_is_not_the_planned_graph():
     assert examine(model, surgery, census, (x,))["graph equals plan"].status == "fail"
 
 
+def test_an_empty_output_is_no_error():
+    model, x = nn.Sequential(nn.Linear(3, 2), nn.SiLU()), torch.zeros(0, 3)
+    report = dcs.transform(model, example_inputs=(x,)).report
+    assert report["gradcheck"].reason == "the output is empty"
+
+
 def test_a_failed_gradcheck_does_not_run_a_large_model_for_every_parameter():
     class Large(nn.Module):
         def __init__(self):

@@ -92,6 +92,17 @@ def test_a_surgery_that_is_refused_is_a_failure():
     assert "residual" in failed(Case("small", "net", Reduced, CASE.inputs))
 
 
+def test_an_error_out_of_dcsurgery_is_a_failure(monkeypatch):
+    def broken(model, **options):
+        if options.get("irelu", True):
+            raise ZeroDivisionError("planted")
+        return transform(model, **options)
+
+    transform = dcs.transform
+    monkeypatch.setattr(dcs, "transform", broken)
+    assert [j.reason for j in judge(CASE).failures] == ["ZeroDivisionError: planted"]
+
+
 def test_what_dcsurgery_finds_wrong_is_judged_all_the_same():
     class Doubled(torch.autograd.Function):
         @staticmethod

@@ -89,6 +89,8 @@ def _prepare(model: nn.Module, example_inputs: Any) -> tuple[Function, tuple[tor
     if not outputs:
         return "no output depends on a differentiable tensor"
     values = torch.cat([o.detach().reshape(-1) for o in outputs])
+    if not values.numel():
+        return "the output is empty"
     if not bool(torch.isfinite(values).all()):
         return "the output is not finite"
     largest = float(values.abs().max())

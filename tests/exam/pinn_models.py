@@ -108,7 +108,11 @@ def _operators() -> Iterator[tuple[str, Callable[[], nn.Module], Callable[[], An
     by_dict = {"branch": "relu", "trunk": "tanh"}
     yield "DeepONet", lambda: deepxde().nn.DeepONet(branch, trunk, "relu", _NORMAL), _functions_and_points
     yield "DeepONet dict", lambda: deepxde().nn.DeepONet(branch, trunk, by_dict, _NORMAL), _functions_and_points
-    yield "DeepONetCartesianProd", lambda: deepxde().nn.DeepONetCartesianProd(branch, trunk, by_dict, _NORMAL), _cartesian
+    yield (
+        "DeepONetCartesianProd",
+        lambda: deepxde().nn.DeepONetCartesianProd(branch, trunk, by_dict, _NORMAL),
+        _cartesian,
+    )
     for strategy in ("independent", "split_both", "split_branch", "split_trunk"):
         yield (
             f"DeepONet {strategy}",

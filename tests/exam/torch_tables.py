@@ -147,6 +147,8 @@ def module_cases() -> Iterator[Case]:
         for training in (True, False) if both else (False,):
             _seed()
             samples = list(info.module_inputs_func(info, "cpu", torch.float64, requires_grad=False, training=training))
+            samples = [samples[index] for index in _chosen(len(samples), 2 * most)]
+            samples = [sample for sample in samples if _has_numbers(info.module_cls, sample)]
             for index in _chosen(len(samples), most):
                 yield Case(
                     "torch modules",
@@ -156,6 +158,13 @@ def module_cases() -> Iterator[Case]:
                     edits=edits,
                     training=training,
                 )
+
+
+def _has_numbers(cls: type[nn.Module], sample: Any) -> bool:
+    """Say whether a sample gives finite numbers: from NaN and from nothing follows nothing."""
+    _seed()
+    found = list(tensors(_module(cls, sample)(*_arguments(sample.forward_input))))
+    return all(bool(t.isfinite().all()) and t.numel() for t in found)
 
 
 def _module(cls: type[nn.Module], sample: Any) -> nn.Module:
@@ -215,7 +224,7 @@ def operator_cases() -> Iterator[Case]:
     for info, dtype in _infos():
         base = info.name.rpartition(".")[2]
         _seed()
-        samples = list(info.sample_inputs("cpu", dtype, requires_grad=False))
+        samples = [s for s in info.sample_inputs("cpu", dtype, requires_grad=False) if s.input.numel()]
         edited = base in ACTIVATION_OPERATORS | NORM_OPERATORS
         chosen = [samples[index] for index in _chosen(len(samples), 3 if edited else 1)]
         for title, attribute, body in _forms(info.name):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.case import Case, Net, between, hand
+from models.case import Case, Net, between, hand, rows
 
 
 class Pair(NamedTuple):
@@ -210,6 +210,43 @@ class Caller(nn.Module):
         return activation(x)
 
 
+class Set(Net):
+    """Calls ``self.act`` with settings besides the input."""
+
+    def __init__(self, act, *args, **kwargs):
+        super().__init__()
+        self.act, self.args, self.kwargs = act, args, kwargs
+
+    def forward(self, x):
+        return self.b(self.act(self.a(x), *self.args, **self.kwargs))
+
+
+class Weighted(Net):
+    def __init__(self):
+        super().__init__()
+        self.act = F.prelu
+        self.slope = nn.Parameter(torch.tensor([0.3]))
+
+    def forward(self, x):
+        return self.b(self.act(self.a(x), weight=self.slope))
+
+
+class InPlaceByArgument(Net):
+    def __init__(self):
+        super().__init__()
+        self.act = F.silu
+
+    def forward(self, x):
+        h = self.a(x)
+        self.act(h, inplace=True)
+        return self.b(h)
+
+
+def glu_by_hand(x):
+    a, b = x.chunk(2, 0)
+    return a * hand(b)
+
+
 def both(m, x):
     return m.b(hand(hand(m.a(x))))
 
@@ -250,5 +287,12 @@ CASES = {
     ),
     "taken into a local name": Case(lambda: Taken(F.silu), between),
     "handed to a function": Case(lambda: HandedOn(F.silu), between),
+    "with a setting": Case(lambda: Set(F.leaky_relu, 0.3), between),
+    "with a keyword": Case(lambda: Set(F.gelu, approximate="tanh"), between),
+    "with a weight": Case(Weighted, between),
+    "in place by argument": Case(InPlaceByArgument, between),
+    "gated, gates and all": Case(
+        lambda: Set(F.glu, dim=0), lambda m, x: m.b(glu_by_hand(m.a(x))), options={"gates": True}, inputs=(rows(6),)
+    ),
     "handed to a child": Case(HandsAttributeToChild, between),
 }
