@@ -13,6 +13,7 @@ from torch import nn
 import dcsurgery as dcs
 from dcsurgery.census import take_census
 from dcsurgery.checks.derivatives import check_derivatives
+from dcsurgery.checks.outputs import equal
 from dcsurgery.errors import BadInput
 from dcsurgery.report import Check, Report
 from dcsurgery.surgery import examine
@@ -349,6 +350,21 @@ def test_one_input_in_place_of_another_is_not_the_planned_graph():
     surgery = dcs.apply(model, dcs.plan(model, example_inputs=(x,)))
     surgery.model.forward = types.MethodType(Swapped.forward, surgery.model)
     assert examine(model, surgery, census, (x,))["graph equals plan"].status == "fail"
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
+def test_equality_is_that_of_bits_in_every_type():
+    for dtype in (torch.float16, torch.complex32, torch.complex64, torch.complex128, torch.int8, torch.bool):
+        a = torch.tensor([1.0, 0.0]).to(dtype)
+        assert equal(a, a.clone())
+        assert not equal(a, torch.tensor([1.0, 1.0]).to(dtype))
+        assert not equal(a, a.to(torch.float64))
+        assert not equal(a, a[:1])
+    nan = torch.tensor([complex(float("nan"), 1.0)])
+    assert equal(nan, nan.clone())
+    assert not equal(nan, torch.tensor([complex(float("nan"), 2.0)]))
+    assert equal(nan.conj(), nan.conj().clone())
+    assert not equal(nan.conj(), nan)
 
 
 def test_an_empty_output_is_no_error():

@@ -14,4 +14,12 @@ EXPLAINED: dict[str, str] = {
         ),
         "The second derivative of torch 2.13's fused weight norm",
     ),
+    **dict.fromkeys(
+        (
+            f"torch operators: nn.functional.silu complex, {form} {index}"
+            for form in ("function torch.nn.functional.silu", "attribute torch.nn.functional.silu", "in-place function")
+            for index in range(2)
+        ),
+        "Activations of complex numbers",
+    ),
 }
