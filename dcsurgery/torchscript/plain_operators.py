@@ -16,6 +16,10 @@ import torch
 __all__ = ["PLAIN"]
 
 
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | torch.fx.Proxy)  # a proxy stands for a tensor in a symbolic trace
+
+
 def _on_numbers(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Compute with tensors as ATen does, with plain values (numbers, texts, lists) as Python does."""
     packet = getattr(torch.ops.aten, name)
@@ -26,7 +30,7 @@ def _on_numbers(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         if kwargs or len(args) > 2:
             return packet(*args, **kwargs)
         for argument in args:
-            if isinstance(argument, torch.Tensor):
+            if _is_tensor(argument):
                 return tensors(*args)
         return function(*args)
 
@@ -75,13 +79,13 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
 
 
 def _floordiv(a: Any, b: Any) -> Any:
-    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+    if _is_tensor(a) or _is_tensor(b):
         return torch.div(a, b, rounding_mode="floor")
     return a // b
 
 
 def _slice(value: Any, *args: Any) -> Any:
-    if isinstance(value, torch.Tensor):
+    if _is_tensor(value):
         return torch.ops.aten.slice(value, *args)
     start, stop, step = (*args, None, None, None)[:3]
     return value[slice(start, stop, step)]
@@ -112,18 +116,18 @@ def _remove(value: Any, *args: Any) -> Any:
 
 
 def _sort(value: Any, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(value, torch.Tensor):
+    if _is_tensor(value):
         return torch.ops.aten.sort(value, *args, **kwargs)
     value.sort(reverse=bool(args and args[0]))
     return None
 
 
 def _all(value: Any, *args: Any) -> Any:
-    return torch.ops.aten.all(value, *args) if isinstance(value, torch.Tensor) else all(value)
+    return torch.ops.aten.all(value, *args) if _is_tensor(value) else all(value)
 
 
 def _any(value: Any, *args: Any) -> Any:
-    return torch.ops.aten.any(value, *args) if isinstance(value, torch.Tensor) else any(value)
+    return torch.ops.aten.any(value, *args) if _is_tensor(value) else any(value)
 
 
 def _add_(value: Any, other: Any, **kwargs: Any) -> Any:
@@ -134,7 +138,7 @@ def _add_(value: Any, other: Any, **kwargs: Any) -> Any:
 
 
 def _index(value: Any, *args: Any) -> Any:
-    return torch.ops.aten.index(value, *args) if isinstance(value, torch.Tensor) else value.index(*args)
+    return torch.ops.aten.index(value, *args) if _is_tensor(value) else value.index(*args)
 
 
 def _format(text: str, *values: Any) -> str:
@@ -199,9 +203,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "ord": ord,
     "chr": chr,
     "join": lambda text, parts: text.join(parts),
-    "split": lambda value, *args: (
-        torch.ops.aten.split(value, *args) if isinstance(value, torch.Tensor) else value.split(*args)
-    ),
+    "split": lambda value, *args: torch.ops.aten.split(value, *args) if _is_tensor(value) else value.split(*args),
     "strip": lambda text, *args: text.strip(*args),
     "lower": lambda text: text.lower(),
     "upper": lambda text: text.upper(),

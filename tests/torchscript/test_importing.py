@@ -143,6 +143,11 @@ def test_sites_in_control_flow_are_found_without_a_run_and_have_positions():
     assert all(s.file.startswith("<TorchScript Branches") and s.line > 0 for s in census)
 
 
+def test_bodies_are_traced_symbolically_where_the_eager_ones_are():
+    captured = {c.path: c.method for c in dcs.inspect(scripted("schnet"), molecule()).captures}
+    assert captured["interactions.0"] == "symbolic"
+
+
 def test_a_module_that_a_trace_calls_twice_is_one_site():
     class Twice(nn.Module):
         def __init__(self):
