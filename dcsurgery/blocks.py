@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from dcsurgery.capture.graphs import ModuleGraph
+from dcsurgery.capture.stacks import stack_of
 from dcsurgery.paths import PathSet, lineage
 from dcsurgery.recognition import is_library_code
 from dcsurgery.subclass import original_class
@@ -86,15 +87,34 @@ def _repeated(root: nn.Module) -> set[str]:
     return found
 
 
+def _repeated_in(graph: fx.Graph) -> set[str]:
+    """Return the same of the model that a graph was made from, as far as its nodes tell."""
+    classes: dict[str, type | str] = {}
+    for node in graph.nodes:
+        classes.update({called.path: called.cls for called in stack_of(node) if called.path})
+    holders = {path.rpartition(".")[0] for path in classes}
+    siblings: dict[tuple[str, str], list[str]] = {}
+    for path, cls in classes.items():
+        name = cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__qualname__}"
+        above = path.rpartition(".")[0]
+        in_container = above not in classes or str(classes[above]).rpartition(".")[2].strip("'>") == "Sequential"
+        if above and in_container and (path in holders or not is_library_code(name)):
+            siblings.setdefault((above, name), []).append(path)
+    return {path for group in siblings.values() if len(group) > 1 for path in group}
+
+
 def _after_trunk(graph: ModuleGraph | None, root: nn.Module) -> tuple[set[object], bool]:
     """Return targets and site keys of the nodes from which no path to the output passes a repeated block."""
     if graph is None or graph.graph is None:
         return set(), False
+    named = _repeated(root) | _repeated_in(graph.graph)
     # A call of a block, or of a container that holds one.
-    repeated = {part for path in _repeated(root) for part in lineage(path)}
+    repeated = {part for path in named for part in lineage(path)}
 
     def is_block(node: fx.Node) -> bool:
-        return node.op == "call_module" and str(node.target) in repeated
+        if node.op == "call_module" and str(node.target) in repeated:
+            return True
+        return any(called.path in named for called in stack_of(node))
 
     blocks = [node for node in graph.graph.nodes if is_block(node)]
     if not blocks:

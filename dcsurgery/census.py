@@ -15,7 +15,6 @@ from torch.nn.utils.parametrize import is_parametrized
 from dcsurgery.blocks import BlockRules, block_of
 from dcsurgery.capture.fused import fused_sites
 from dcsurgery.capture.graphs import Key, ModuleGraph, call_key
-from dcsurgery.capture.nodes import node_sites
 from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.recording import Event, Recorder, Recording, seeded
@@ -158,12 +157,13 @@ def take_census(model: nn.Module, example_inputs: Any = None, *, graphs: bool = 
     recording = Recording() if example_inputs is None else _record(model, places, example_inputs)
     events = _merge(recording, _static_events(places))
     captures = _captures(places, recording, trace_all=graphs)
+    in_graphs = list(_node_sites(places, recording if example_inputs is not None else None))  # marks their nodes
     rules = BlockRules(model, places.tree.modules, {c.path: c for c in captures})
     ran = example_inputs is not None
     sites = [_slot_site(places, slot, recording, ran) for slot in places.slots if places.match_of(slot.value)]
     sites += _call_sites(places, events, ran)
     sites += fused_sites(places, recording if ran else None)
-    sites += node_sites(places, recording if ran else None)
+    sites += in_graphs
     order = {path: index for index, path in enumerate(places.tree.modules)}
     placed = [_finish(site, places, rules) for site in sites]
     placed.sort(key=lambda s: (order.get(s.place.owner, len(order)),))
@@ -253,6 +253,15 @@ def _slot_site(places: Places, slot: Any, recording: Recording, ran: bool) -> Si
     )
 
 
+def _node_sites(places: Places, recording: Recording | None) -> Iterator[Site]:
+    for path, module in places.tree.modules.items():
+        if isinstance(module, fx.GraphModule):
+            calls = 0 if recording is None else recording.calls[path]
+            for site in places.graph(path).sites:
+                runs = None if recording is None else calls * (1 + len(site.place.more))  # type: ignore[union-attr]
+                yield replace(site, runs=runs)
+
+
 def _classes(value: Any) -> tuple[str, ...]:
     if not isinstance(value, nn.Module):
         return ()
@@ -307,6 +316,8 @@ def _call_site(name: str, event: Event, places: Places, ran: bool) -> Site:
 
 def _finish(site: Site, places: Places, rules: BlockRules) -> Site:
     path = site.name if isinstance(site.place, ModulePlace | AttributePlace) else site.place.owner
+    if isinstance(site.place, NodePlace):  # the graph knows the modules that it was made from
+        path = site.place.module or site.name.partition("@")[0].rpartition(".")[0]
     inside, rule = rules.decide(path, site_key(site.place))
     role: Role = site.role
     reason = site.reason

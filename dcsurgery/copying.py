@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 from dcsurgery.collection import uncollected
 from dcsurgery.errors import BadInput
 
-__all__ = ["copied"]
+__all__ = ["copied", "without_torch_warnings"]
 
 
 @uncollected()
@@ -37,7 +39,7 @@ def copied(model: nn.Module) -> nn.Module:
             else:
                 _begin(module, memo)
         # A copy of a TorchScript module is computed from it: with a history its parameters would be no leaves.
-        with torch.no_grad() if scripted else contextlib.nullcontext():
+        with torch.no_grad() if scripted else contextlib.nullcontext(), without_torch_warnings():
             duplicate = copy.deepcopy(model, memo)
     except Exception as error:  # noqa: BLE001 - user code runs in deepcopy
         raise BadInput(
@@ -68,3 +70,11 @@ def _begin(module: nn.Module, memo: dict[int, Any]) -> None:
     for parameter in module._parameters.values():
         if type(parameter) is nn.Parameter and id(parameter) not in memo:
             parameter.__deepcopy__(memo)  # leaves its copy in the memo
+
+
+@contextlib.contextmanager
+def without_torch_warnings() -> Iterator[None]:
+    """Silence what torch warns itself about: copies of an exported graph use a class that torch has deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        yield

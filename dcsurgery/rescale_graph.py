@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from dcsurgery.errors import BadInput, Refused
+from dcsurgery.exported import ProgramModule
 from dcsurgery.label_outputs import check_outputs, map_labels
 from dcsurgery.labels import check_scale
 
@@ -73,8 +74,7 @@ def rescale_graph(gm: fx.GraphModule, C: float, outputs: Any = None) -> Callable
                     added.append(gm.graph.get_attr(BUFFER))
                     attribute.append(added[-1])
                 # Casting to the output's dtype and device keeps 0-dim outputs from being promoted to float64.
-                factor = gm.graph.call_method("to", (attribute[0], node))
-                scaled[node] = gm.graph.call_function(torch.mul, (node, factor))
+                factor, scaled[node] = _times(gm, node, attribute[0])
                 added.extend((factor, scaled[node]))
             scaled[node].meta.update({key: node.meta[key] for key in ("val", "tensor_meta") if key in node.meta})
         return scaled[node]
@@ -90,6 +90,20 @@ def rescale_graph(gm: fx.GraphModule, C: float, outputs: Any = None) -> Callable
     gm.recompile()
 
     return lambda: _remove(gm, output, before, added)
+
+
+def _times(gm: fx.GraphModule, node: fx.Node, scale: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """Add the nodes of ``node * scale.to(node)``; return the factor and the product. A program takes ATen's only."""
+    if not isinstance(gm, ProgramModule):
+        factor = gm.graph.call_method("to", (scale, node))
+        return factor, gm.graph.call_function(torch.mul, (node, factor))
+    value = node.meta["val"]
+    scale.meta.setdefault("val", value.fake_mode.from_tensor(gm.get_buffer(BUFFER), static_shapes=True))
+    settings = {"dtype": value.dtype, "device": value.device}
+    factor = gm.graph.call_function(torch.ops.aten._to_copy.default, (scale,), settings)
+    with value.fake_mode:
+        factor.meta["val"] = torch.ops.aten._to_copy.default(scale.meta["val"], **settings)
+    return factor, gm.graph.call_function(torch.ops.aten.mul.Tensor, (node, factor))
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -71,10 +71,19 @@ class CallPlace:
 
 @dataclass(frozen=True)
 class NodePlace:
-    """A node of the torch.fx GraphModule at ``owner``."""
+    """One or more nodes of the torch.fx GraphModule at ``owner``.
+
+    ``node`` is the node whose value the site is, ``source`` the one that it is made of (``""`` for the node's own first
+    input). ``more`` has further pairs ``(source, node)``, where one place in the source code runs several times.
+    ``module`` is the path of the module that the site is as a whole, in the model that the graph was made from: its
+    tensors go with it.
+    """
 
     owner: str
     node: str
+    source: str = ""
+    more: tuple[tuple[str, str], ...] = ()
+    module: str = ""
     kind: Literal["node"] = "node"
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import fx, nn
 
 from dcsurgery.activations import IReLU, activation_by_name, irelu
-from dcsurgery.calls import GatedLinear, HeldFunction, is_inplace, pass_on, takes_more
+from dcsurgery.calls import GatedLinear, HeldFunction, is_inplace, takes_more
 from dcsurgery.catalog import is_norm_fusion, operator_named
 from dcsurgery.errors import Refused
+from dcsurgery.exported import ProgramModule
 from dcsurgery.folding import Fold
+from dcsurgery.graph_surgery import GraphSurgery
 from dcsurgery.instance_functions import instance_roots, replace_instance_functions
 from dcsurgery.interception import InterceptCalls
 from dcsurgery.paths import lineage
@@ -51,6 +53,8 @@ class Surgeon:
         self._undo: list[Undo] = []
         self._calls: defaultdict[str, list[tuple[CallPlace, CallEdit]]] = defaultdict(list)
         self._fused: defaultdict[str, list[tuple[str, Replacement]]] = defaultdict(list)
+        self._graphs: dict[str, GraphSurgery] = {}
+        self._whole: list[str] = []  # modules that graphs were made from, and that were edited as a whole
         self._touched: set[str] = set()
 
     def module(self, path: str) -> nn.Module:
@@ -76,8 +80,9 @@ class Surgeon:
             case CallPlace(owner):
                 edit = CallEdit(place.chains, operator, _without_parameters(replacement))
                 self._calls[owner].append((place, edit))
-            case NodePlace(owner, node):
-                self._edit_node(owner, node, operator, replacement)
+            case NodePlace(owner):
+                self._graph(owner).replace(place, operator, replacement)
+                self._edited_nodes(place, "graph node replaced")
             case FusedPlace(owner, inside):
                 self._fused[owner].append((inside, _without_parameters(replacement)))
         self._touched.add(place.owner)
@@ -92,8 +97,9 @@ class Surgeon:
                 self._put(owner, attribute, lambda old: _deleted(old, returns, copied), "attribute deleted")
             case CallPlace(owner):
                 self._calls[owner].append((place, CallEdit(place.chains, operator, None, copied)))
-            case NodePlace(owner, node):
-                self._edit_node(owner, node, operator, None, copied=copied)
+            case NodePlace(owner):
+                self._graph(owner).delete(place, copied=copied)
+                self._edited_nodes(place, "graph node deleted")
             case FusedPlace():
                 raise Refused(
                     f"the {operator} inside {place.inside} cannot be deleted", where=place.owner, fix="exclude it"
@@ -122,11 +128,12 @@ class Surgeon:
         self._undo.append(undo)
 
     def finish(self) -> None:
-        """Rewrite the collected calls and switch off fast paths that would go around an edit."""
+        """Rewrite the collected calls, compile edited graphs, and switch off fast paths that would go around an edit."""
         for owner, entries in self._calls.items():
             self._rewrite(self.module(owner), entries)
         for owner, replacements in self._fused.items():
             self.amend(owner, UnfuseRecurrent(tuple(replacements)))
+        self._finish_graphs()
         self._leave_fast_paths()
         self._calls.clear()
         self._fused.clear()
@@ -204,34 +211,31 @@ class Surgeon:
         self._undo.append(undo)
         self._undo.append(amend(module, ForgetTensors((*parameters, *buffers))))
 
-    def _edit_node(
-        self, owner: str, name: str, operator: str, replacement: Replacement | None, *, copied: bool = False
-    ) -> None:
-        module = self.module(owner)
-        if not isinstance(module, fx.GraphModule):
-            raise Refused("not a GraphModule", where=owner or "(model)", fix="plan again")
-        node = next((n for n in module.graph.nodes if n.name == name), None)
-        if node is None:
-            raise Refused(f"its graph has no node {name!r}", where=owner or "(model)", fix="plan again")
-        before = copy.deepcopy(module.graph)
-        children = set(module._modules)
-        with module.graph.inserting_before(node):
-            source = node.all_input_nodes[0]
-            if replacement is not None:
-                new = _activation_node(module, node, source, operator, replacement)
-            else:
-                new = module.graph.call_function(pass_on, (source, True)) if copied else source
-        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
-        module.graph.erase_node(node)
-        module.recompile()
+    def _edited_nodes(self, place: NodePlace, how: str) -> None:
+        if place.module:
+            self._whole.append(place.module)
+        self.how[place] = how
 
-        def undo() -> None:
-            module.graph = before
-            for child in set(module._modules) - children:
-                del module._modules[child]
+    def _graph(self, owner: str) -> GraphSurgery:
+        """Return the one who edits the graph of the module at a path."""
+        if owner not in self._graphs:
+            module = self.module(owner)
+            if not isinstance(module, fx.GraphModule):
+                raise Refused("not a GraphModule", where=owner or "(model)", fix="plan again")
+            above = [owner[:end] for end in range(len(owner)) if end == 0 or owner[end] == "."]
+            programs = (self.module(path) for path in (*above, owner))
+            program = next((m for m in programs if isinstance(m, ProgramModule)), None)
+            self._graphs[owner] = GraphSurgery(module, owner, program)
+            self._undo.append(self._graphs[owner].undo)
+        return self._graphs[owner]
 
-        self._undo.append(undo)
-        self.how[NodePlace(owner, name)] = "graph node replaced" if replacement is not None else "graph node deleted"
+    def _finish_graphs(self) -> None:
+        for owner, surgery in self._graphs.items():
+            prefix = f"{owner}." if owner else ""
+            whole = [path.removeprefix(prefix) for path in self._whole if path.startswith(prefix)]
+            surgery.finish(whole)
+        self._graphs.clear()
+        self._whole.clear()
 
     def _leave_fast_paths(self) -> None:
         """Switch off the fused transformer kernels, which go around any edited activation or norm."""
@@ -310,20 +314,3 @@ def _without_parameters(replacement: Replacement) -> Replacement:
             fix="use an activation without parameters, or select module sites only",
         )
     return replacement
-
-
-def _activation_node(
-    module: fx.GraphModule, node: fx.Node, source: fx.Node, operator: str, replacement: Replacement
-) -> fx.Node:
-    keywords = {k: v for k, v in node.kwargs.items() if not isinstance(v, fx.Node)}
-    target = getattr(torch.Tensor, str(node.target), None) if node.op == "call_method" else node.target
-    if replacement == "irelu" and operator != "glu" and not is_inplace(target, node.args, keywords):
-        return module.graph.call_function(irelu, (source,))
-    new = _fresh(replacement)
-    if operator == "glu":
-        new = GatedLinear(new, int(node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else -1)))  # type: ignore[arg-type]
-    elif is_inplace(target, node.args, keywords):
-        new = InPlace(new)
-    number = sum(1 for name, _ in module.named_children() if name.startswith("dcs_activation_"))
-    module.add_module(f"dcs_activation_{number}", new)
-    return module.graph.call_module(f"dcs_activation_{number}", (source,))

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from dcsurgery.collection import uncollected
 from dcsurgery.copying import copied
 from dcsurgery.errors import BadInput, CheckFailed, PlanMismatch
+from dcsurgery.exported import ProgramModule, program_of
 from dcsurgery.identity import fingerprint_of, structure_of
 from dcsurgery.key_map import KeyMap
 from dcsurgery.models import as_module
@@ -81,6 +83,21 @@ class Surgery:
     log: tuple[Done, ...]
     _surgeon: Surgeon
     _original: nn.Module | None = None
+
+    @property
+    def program(self) -> ExportedProgram:
+        """The edited ExportedProgram, where the model was one; it shares its tensors with ``model``.
+
+        Raises
+        ------
+        BadInput
+            If the model was no ExportedProgram.
+        """
+        if not isinstance(self.model, ProgramModule):
+            raise BadInput(
+                f"{original_class(self.model).__name__} was no ExportedProgram", fix="export the edited model"
+            )
+        return program_of(self.model)
 
     def undo(self) -> nn.Module:
         """Take the edits back and return the original.

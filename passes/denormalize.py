@@ -34,12 +34,13 @@ class Denormalize(Pass):
         for candidate in self.candidates(census, "normalization"):
             site = candidate.site
             if site.editable:
-                settings = {"copy": True} if site.overwritten or site.runs is None else {}
+                unknown = site.runs is None and site.how != "node"  # a graph shows who writes where
+                settings = {"copy": True} if site.overwritten or unknown else {}
                 edits.append(Edit(site.name, self.action, site.operator, site.place, settings=settings))
             else:
                 notes.append(f"{site.name}: {site.operator} left as it is: {site.reason}")
                 unedited.append(site.name)
-        if edits and not census.inputs_given:
+        if not census.inputs_given and any(edit.settings.get("copy") for edit in edits):
             notes.append("no example inputs: deleted norms copy their input, which may be overwritten later")
         return PassPlan(tuple(edits), tuple(notes), tuple(unedited))
 

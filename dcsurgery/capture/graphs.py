@@ -139,6 +139,8 @@ def graph_lines(
         if change is None and node.op == "call_module" and key_of(node) is None:
             paths = node.meta.get("dcs_paths", (f"{path}.{node.target}".lstrip("."),))
             change = next((slots[p] for p in paths if p in slots), None)
+        if change is None and "dcs_new" in node.meta:
+            change = "=> new"
         if change is None and node.op == "call_function":
             change = _EDITED.get(node.target)
         if change == "":

@@ -11,9 +11,11 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from dcsurgery.capture.graphs import Key
+from dcsurgery.capture.node_sites import GraphSites, graph_sites
+from dcsurgery.capture.nodes import NEW
 from dcsurgery.capture.origin import BOUNDARIES, Origin, chain_of, is_library_file, short_file
 from dcsurgery.catalog import Match
 from dcsurgery.paths import PathSet
@@ -22,7 +24,7 @@ from dcsurgery.recurrent import runs_recurrent_kernel
 from dcsurgery.rewriting import methods_of
 from dcsurgery.source import running_call
 from dcsurgery.subclass import original_class
-from dcsurgery.tree import Slot, Tree
+from dcsurgery.tree import Slot, Tree, join
 
 __all__ = ["Places"]
 
@@ -41,6 +43,7 @@ class Places:
         self._function_matches: dict[types.CodeType, tuple[Any, Match | None]] = {}
         self.called_methods: defaultdict[str, set[str]] = defaultdict(set)  # path to methods that others call
         self._callers: dict[str, str] = {}  # method to the first module that calls it on another
+        self._graphs: dict[str, GraphSites] = {}
         self.slots: list[Slot] = []
         self.closed = PathSet()  # paths of recognised modules: nothing below is a site of its own
         self._slot_codes: set[types.CodeType] = set()
@@ -92,6 +95,43 @@ class Places:
             for name in methods[cls]:
                 found[name][path] = None
         return dict(found)
+
+    def graph(self, path: str) -> GraphSites:
+        """Return the sites of the GraphModule at a path."""
+        if path not in self._graphs:
+            module = self.tree.modules[path]
+            assert isinstance(module, fx.GraphModule)
+            self._graphs[path] = graph_sites(module, path, self._origin_of_graph(path))
+            self._mark_slots(module, path)
+        return self._graphs[path]
+
+    def _origin_of_graph(self, path: str) -> str:
+        """Return the path of the GraphModule of whose control flow the one at a path is a branch, itself otherwise."""
+        owner, _, name = path.rpartition(".")
+        parent = self.tree.modules.get(owner) if path else None
+        if isinstance(parent, fx.GraphModule) and any(
+            n.op == "get_attr" and n.target == name for n in parent.graph.nodes
+        ):
+            return self._origin_of_graph(owner)
+        return path
+
+    def _mark_slots(self, module: fx.GraphModule, path: str) -> None:
+        """Leave the keys of slots on the nodes that call them."""
+        for node in module.graph.nodes:
+            if node.op == "call_module" and NEW not in node.meta:
+                node.meta.pop("dcs_key", None)
+                child = self._child(module, str(node.target))
+                slots = self.slots_of(child) if child is not None and self.match_of(child) is not None else []
+                named = [slot for slot in slots if slot.path == join(path, str(node.target))] or slots
+                if named:
+                    node.meta["dcs_key"] = self.slot_key(named[0])
+
+    @staticmethod
+    def _child(module: nn.Module, target: str) -> nn.Module | None:
+        try:
+            return module.get_submodule(target)
+        except AttributeError:
+            return None
 
     def slots_of(self, value: Any) -> list[Slot]:
         """Return every slot that holds an object."""

@@ -25,8 +25,10 @@ from torch.utils import _pytree as pytree
 
 from dcsurgery.activations import irelu
 from dcsurgery.calls import pass_on
+from dcsurgery.capture.control_flow import again, unfold
 from dcsurgery.capture.graphs import REPLACED, Key, call_key
-from dcsurgery.capture.origin import Origin, origin_of, short_file, user_frame
+from dcsurgery.capture.nodes import Occurrence
+from dcsurgery.capture.origin import BOUNDARIES, Origin, origin_of, short_file, user_frame
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.tape import Tape, is_tensor_method
 from dcsurgery.capture.written import Position, RunningIdioms, is_part_of
@@ -123,6 +125,7 @@ class Recorder(TorchFunctionMode):
         self._compounds: dict[types.FrameType, tuple[Key | None, fx.Node | None]] = {}
         self._idioms = RunningIdioms()
         self._evaluations: dict[tuple[types.FrameType, Idiom], Evaluation] = {}
+        self._applied: dict[tuple[types.FrameType, Occurrence], fx.Node | None] = {}
         self._outputs: list[tuple[Key, torch.Tensor, int]] = []
         self._during = contextlib.ExitStack()
 
@@ -141,6 +144,9 @@ class Recorder(TorchFunctionMode):
         return self._thread.stack
 
     def __enter__(self) -> Self:
+        for path, module in self._places.tree.modules.items():
+            if isinstance(module, fx.GraphModule):
+                self._places.graph(path)  # now, since it runs pieces of the graph
         self._hooks = [
             nn_module.register_module_forward_pre_hook(self._quietly(self._enter)),
             nn_module.register_module_forward_hook(self._quietly(self._leave), always_call=True),
@@ -165,6 +171,7 @@ class Recorder(TorchFunctionMode):
         self._alive.clear()
         self._compounds.clear()
         self._evaluations.clear()
+        self._applied.clear()
 
     def _quietly(self, hook: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any) -> None:
@@ -310,7 +317,7 @@ class Recorder(TorchFunctionMode):
         key: Key
         top = self._stack[-1] if self._stack else None
         owner = self._places.tree.path_of(origin.owner) if origin.owner is not None else None
-        node = None if top is None else _running_node(top.module, origin.frames)
+        node = None if top is None else _running_node(top.module, origin.frames[0] if origin.frames else None)
         if top is not None and node is not None:
             key = ("node", top.path, node)
             self._count(key, match, "node", origin)
@@ -380,8 +387,17 @@ class Recorder(TorchFunctionMode):
         if self.busy:
             return func(*args, **kwargs)
         top = self._stack[-1] if self._stack else None
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            unfolded = unfold(func, args)
+            if unfolded is not None:
+                with again(self):
+                    return unfolded()
         compound = place = evaluation = None
         if top is not None and not top.site:
+            if isinstance(top.module, fx.GraphModule):
+                running = self._running(top)
+                if running is not None:
+                    return self._node_call(top, *running, func, args, kwargs)
             compound = self._places.compound_frame(sys._getframe(1))
             if compound is not None and self._idioms.are_in(compound, self._places):
                 compound = None
@@ -492,6 +508,53 @@ class Recorder(TorchFunctionMode):
         if not output.is_inference():  # such tensors have no version
             self._outputs.append((key, output, output._version))
 
+    def _running(self, top: _Frame) -> tuple[types.FrameType, Occurrence, bool] | None:
+        """Return the frame of a GraphModule's code, the occurrence that it is at, and whether it is at its books only."""
+        frame = _code_of_graph(top.module, sys._getframe(2))
+        name = _running_node(top.module, frame)
+        if frame is None or name is None or top.path == "?":
+            return None
+        sites = self._places.graph(top.path)
+        occurrence = sites.by_node.get(name)
+        if occurrence is not None:
+            return frame, occurrence, False
+        return (frame, sites.sides[name], True) if name in sites.sides else None
+
+    def _node_call(
+        self,
+        top: _Frame,
+        frame: types.FrameType,
+        occurrence: Occurrence,
+        aside: bool,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+    ) -> Any:
+        """Show all nodes of an occurrence as one; what a new activation does inside is not the model's doing."""
+        self.busy = occurrence.new
+        try:
+            if aside:
+                return self._run(occurrence.key, func, args, kwargs)
+            token = (frame, occurrence)
+            if token not in self._applied:
+                node = None
+                if top.tape is not None:
+                    given = frame.f_locals.get(occurrence.source.name)
+                    node = top.tape.compound(occurrence.result.name, (given, args, kwargs))
+                    node.meta["dcs_new" if occurrence.new else "dcs_key"] = occurrence.key or True
+                if not occurrence.new and occurrence.match is not None and occurrence.key is not None:
+                    self._count(occurrence.key, occurrence.match, "node")
+                self._applied[token] = node
+            result = self._run(None if occurrence.new else occurrence.key, func, args, kwargs)
+            shown = self._applied[token]
+            if shown is not None and top.tape is not None:
+                top.tape.own_all(result, shown)
+                if isinstance(result, tuple):  # a kernel with statistics: what is used is its first value
+                    top.tape.own_all(result[0], shown)
+            return result
+        finally:
+            self.busy = False
+
     def _compound_call(self, frame: types.FrameType, func: Any, args: Any, kwargs: Any) -> Any:
         """Show everything that one call of a recognised function does as one node."""
         top = self._stack[-1]
@@ -546,11 +609,19 @@ def _outside_call(frame: types.FrameType | None) -> types.FrameType | None:
     return frame
 
 
-def _running_node(module: nn.Module, frames: tuple[types.FrameType, ...]) -> str | None:
+def _code_of_graph(module: nn.Module, frame: types.FrameType | None) -> types.FrameType | None:
+    """Return the frame of a GraphModule's generated code, from which something was called."""
+    while frame is not None and frame.f_code not in BOUNDARIES:
+        if frame.f_code.co_name == "forward" and frame.f_locals.get("self") is module:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def _running_node(module: nn.Module, frame: types.FrameType | None) -> str | None:
     """Return the name of the node that a GraphModule's generated code, one line a node, is at."""
-    if not isinstance(module, fx.GraphModule) or not frames:
+    if not isinstance(module, fx.GraphModule) or frame is None:
         return None
-    frame = frames[0]
     if frame.f_code.co_name != "forward" or frame.f_locals.get("self") is not module:
         return None
     line = _ASSIGNMENT.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno))

@@ -20,12 +20,14 @@ from dcsurgery.catalog.gates import GATES
 from dcsurgery.catalog.normalizations import NORMALIZATIONS
 from dcsurgery.catalog.rows import Match, Operator
 from dcsurgery.errors import BadInput
+from dcsurgery.sites import Role
 from dcsurgery.subclass import original_class
 
 __all__ = [
     "OPERATORS",
     "is_norm_fusion",
     "match_basis",
+    "match_class",
     "match_function",
     "match_kernel",
     "match_method",
@@ -87,6 +89,21 @@ def is_norm_fusion(module: nn.Module) -> bool:
 def match_basis(module: nn.Module) -> Operator | None:
     """Find a radial or angular basis, an envelope or a cutoff by the names of the module's classes."""
     return _listed(original_class(module), "basis")[0]
+
+
+def match_class(cls: type | str, *roles: Role) -> Operator | None:
+    """Find a class, or the import path of one, of which nothing but that is known.
+
+    A class that is not imported is found by its own path only, not by its bases'.
+    """
+    found = _resolve(cls) if isinstance(cls, str) else cls
+    if not isinstance(found, type):
+        row = _row_of_class(str(cls))
+        return row if row is not None and row.role in roles else None
+    row, listed = _listed(original_class(found), *roles)
+    if row is None or listed is None or "basis" in roles:
+        return row
+    return row if getattr(found, "forward", None) is getattr(listed, "forward", None) else None
 
 
 def match_function(fn: object) -> Match | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from dcsurgery.capture.control_flow import unfolded
 from dcsurgery.capture.recording import seeded
 from dcsurgery.checks.outputs import named_tensors
 from dcsurgery.copying import copied
@@ -86,7 +87,7 @@ class Function:
 
     def run(self, call: Any = None) -> dict[str, Tensor]:
         """Return the floating outputs by name; the random state is the same every time."""
-        with seeded(), eagerly(), sdpa_kernel(SDPBackend.MATH), in_float64():
+        with seeded(), eagerly(), sdpa_kernel(SDPBackend.MATH), in_float64(), unfolded(self.model):
             output = (call or self.model)(*self.args, **self.kwargs)
         return {name: t for name, t in named_tensors(output) if t.is_floating_point()}
 

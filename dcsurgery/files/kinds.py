@@ -67,7 +67,9 @@ _REFUSALS = {
     Kind.TORCHSCRIPT: _Refusal(
         "is a TorchScript archive, which holds a model and nothing else", "give it as the model"
     ),
-    Kind.PT2: _Refusal("is a torch.export archive (.pt2), which this version does not read yet", _SAVE_MODULE),
+    Kind.PT2: _Refusal(
+        "is a torch.export archive (.pt2), which holds a model and nothing else", "give it as the model"
+    ),
     Kind.PACKAGE: _Refusal("is a torch.package archive, which brings its own code", _SAVE_MODULE),
     Kind.NPZ: _Refusal("is a NumPy archive, not a model", "NumPy archives are read as --inputs only"),
     Kind.ZIP: _Refusal("is a zip archive that torch.save did not write", _SAVE_MODULE),

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from dcsurgery.errors import BadInput, SurgeryError
+from dcsurgery.exported import ProgramModule, module_of, program_of
 from dcsurgery.files import checkpoints, recheck
 from dcsurgery.files.reading import ModelFile, read
 from dcsurgery.fresh_process import FreshProcess
@@ -99,6 +100,8 @@ def _why_different(written: str) -> str:
         return "report this model; format='module' writes it as a pickle"
     if written == "checkpoint":
         return "a checkpoint holds a config, weights and plans: other changes of the model need format='module'"
+    if written == "program":
+        return "torch.export.save loses something of this program: save the module with format='module'"
     return "the model's own pickling (__getstate__, __setstate__, __reduce__) loses something"
 
 
@@ -108,6 +111,8 @@ def _expected(model: nn.Module, written: str, inputs: Any) -> recheck.Descriptio
     if written == "torchscript":
         outputs = None if inputs is None else recheck.outputs_of(copy.deepcopy(model).to("cpu"), copy.deepcopy(inputs))
         return recheck.describe_script(model, outputs)
+    if written == "program" and isinstance(model, ProgramModule):
+        model = module_of(program_of(model))  # a program's own order of parameters
     if inputs is None:
         return recheck.describe(model)
     # Running a model in train mode changes its buffers.

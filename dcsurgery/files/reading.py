@@ -40,8 +40,9 @@ class ModelFile:
     path
         The file.
     kind
-        ``module`` (a pickled nn.Module), ``graph-module`` (a pickled torch.fx GraphModule), ``checkpoint`` (a config
-        and a state dict) or ``torchscript`` (an archive; its model is imported as plain modules).
+        ``module`` (a pickled nn.Module), ``graph-module`` (a pickled torch.fx GraphModule), ``program`` (a torch.export
+        archive), ``checkpoint`` (a config and a state dict) or ``torchscript`` (an archive; its model is imported as
+        plain modules).
     model
         The model, on the CPU, in the mode it was saved in.
     entries
@@ -55,7 +56,7 @@ class ModelFile:
     """
 
     path: Path
-    kind: Literal["module", "graph-module", "checkpoint", "torchscript"]
+    kind: Literal["module", "graph-module", "program", "checkpoint", "torchscript"]
     model: nn.Module
     entries: dict[str, Any] = field(default_factory=dict)
     key_prefix: str = ""
@@ -69,12 +70,13 @@ def load(path: str | Path, trust: bool = False, imports: Sequence[str | Path] = 
 
 
 def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path] = ()) -> ModelFile:
-    """Read a model from what torch.save wrote.
+    """Read a model from what torch.save or torch.export.save wrote.
 
     Parameters
     ----------
     path
-        A saved nn.Module or GraphModule, or a checkpoint in OCP's layout. It is opened for reading only.
+        A saved nn.Module or GraphModule, an ExportedProgram (``.pt2``), or a checkpoint in OCP's layout. It is opened
+        for reading only.
     trust
         Execute whatever the file says, as ``torch.load(weights_only=False)`` does.
     imports
@@ -94,12 +96,19 @@ def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path]
     """
     path = Path(path)
     origin: dict[str, Any] = {"trust": trust, "imports": tuple(Path(file) for file in imports)}
-    if _kind_at(path) is Kind.TORCHSCRIPT:
+    kind = _kind_at(path)
+    if kind is Kind.TORCHSCRIPT:
         from dcsurgery.torchscript.reading import read_archive
 
         import_files(imports)
         scripted, extra_files = _guarded(path, lambda: read_archive(path, trust=trust))
         return ModelFile(path, "torchscript", scripted, {"extra_files": extra_files}, **origin)
+    if kind is Kind.PT2:
+        with open_model_file(path) as file:
+            import_files(imports)  # they may register operators
+            return ModelFile(
+                path, "program", _guarded(path, lambda: _program(file, trust), writer="torch.export.save"), **origin
+            )
     value = load_value(path, trust=trust, imports=imports)
     if isinstance(value, torch.fx.GraphModule):
         return ModelFile(path, "graph-module", value, **origin)
@@ -117,6 +126,13 @@ def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path]
 def _kind_at(path: Path) -> Kind:
     with open_model_file(path) as file:
         return kind_of(file)
+
+
+def _program(file: IO[bytes], trust: bool) -> nn.Module:
+    from dcsurgery.exported import module_of
+    from dcsurgery.files.programs import read_program
+
+    return module_of(read_program(file, trust=trust))
 
 
 @uncollected()
@@ -149,6 +165,8 @@ def import_named(path: Path, *, trust: bool = False, imports: Sequence[str | Pat
     """
     with open_model_file(path) as file:
         kind = kind_of(file)
+        if kind is Kind.PT2:
+            importlib.import_module("torch.export._unlift")  # a program's module is made there
         if kind not in READABLE:
             return
         named = _names(file, kind)
@@ -200,7 +218,7 @@ def _refuse_unsafe(path: Path, named: list[Named], policy: Policy) -> None:
     )
 
 
-def _guarded(path: Path, load: Callable[[], Any]) -> Any:
+def _guarded(path: Path, load: Callable[[], Any], writer: str = "torch.save") -> Any:
     """Run a loader; whatever it raises becomes one clear line."""
     where = str(path)
     try:
@@ -225,7 +243,7 @@ def _guarded(path: Path, load: Callable[[], Any]) -> Any:
         raise BadInput("does not fit into memory", where=where, fix="use a machine with more of it") from None
     except Exception as error:  # noqa: BLE001 - damaged files make unpickling raise anything
         raise BadInput(
-            f"is damaged or not what torch.save writes: {type(error).__name__}: {_line(error)}",
+            f"is damaged or not what {writer} writes: {type(error).__name__}: {_line(error)}",
             where=where,
             fix="copy or save it again",
         ) from None

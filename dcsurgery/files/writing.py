@@ -18,21 +18,24 @@ import torch
 from torch import nn
 
 from dcsurgery.errors import BadInput, SurgeryError
+from dcsurgery.exported import ProgramModule, program_of
 from dcsurgery.files import checkpoints
 from dcsurgery.files.destination import check_output, temporary_beside
+from dcsurgery.files.programs import write_program
 from dcsurgery.files.proof import compare, needs_this_process, reread
 from dcsurgery.files.reading import ModelFile
 from dcsurgery.files.training_state import fit_training_state
 from dcsurgery.files.unpicklable import find_unpicklable
 from dcsurgery.fresh_process import FreshProcess
 from dcsurgery.identity import fingerprint_of
+from dcsurgery.models import as_module
 from dcsurgery.subclass import original_class
 from dcsurgery.torchscript import import_module, is_imported
 
 __all__ = ["FORMATS", "save", "write"]
 
-Format = Literal["auto", "module", "checkpoint", "state-dict", "torchscript"]
-FORMATS: tuple[str, ...] = ("auto", "module", "checkpoint", "state-dict", "torchscript")
+Format = Literal["auto", "module", "program", "pt2", "checkpoint", "state-dict", "torchscript"]
+FORMATS: tuple[str, ...] = ("auto", "module", "program", "pt2", "checkpoint", "state-dict", "torchscript")
 Check = Callable[[nn.Module, nn.Module], None]
 
 
@@ -69,8 +72,8 @@ def write(
     example_inputs
         If given, the outputs of both must have equal bits.
     format
-        ``auto`` (as ``like``, TorchScript for a model that came from it, otherwise a module), ``module``,
-        ``checkpoint``, ``state-dict`` or ``torchscript``.
+        ``auto`` (as ``like``, a program or TorchScript for a model that came from it, otherwise a module), ``module``,
+        ``program`` (``pt2`` is another name of it), ``checkpoint``, ``state-dict`` or ``torchscript``.
     process
         The process that will read the file, if one was started beforehand; it has ended when this returns.
 
@@ -108,9 +111,11 @@ def save(model: Any, path: str | Path, format: Format = "auto", *, force: bool =
     """Write a model or the result of a surgery; parameters and errors as in `write`.
 
     ``auto`` writes a checkpoint where the zoo can build the model from its config (and replay the surgery on it),
-    because such a file does not depend on pickled classes, TorchScript where the model came from it, and a pickled
-    module otherwise.
+    because such a file does not depend on pickled classes, a torch.export archive where the model is an ExportedProgram,
+    TorchScript where it came from it, and a pickled module otherwise.
     """
+    if isinstance(model, torch.export.ExportedProgram):
+        model = as_module(model)
     surgery = None if isinstance(model, nn.Module) else model
     module = model if surgery is None else getattr(model, "model", None)
     if isinstance(module, torch.jit.ScriptModule):
@@ -152,12 +157,17 @@ def _can_rebuild(model: nn.Module, surgery: Any) -> bool:
 def _format(model: nn.Module, like: ModelFile | None, format: str) -> str:
     if format not in FORMATS:
         raise BadInput(f"unknown format {format!r}", fix=f"choose one of {', '.join(FORMATS)}")
+    is_program = isinstance(model, ProgramModule)
+    if format in ("program", "pt2") and not is_program:
+        raise BadInput(
+            f"{type(model).__name__} is no ExportedProgram", fix="export it with torch.export.export, and save that"
+        )
     if format == "auto":
         if like is not None and like.kind == "checkpoint":
             return "checkpoint"
         from_script = is_imported(model) if like is None else like.kind == "torchscript"
-        return "torchscript" if from_script else "module"
-    return format
+        return "torchscript" if from_script else "program" if is_program else "module"
+    return "program" if format == "pt2" else format
 
 
 def _content(model: nn.Module, written: str, like: ModelFile | None, record: Mapping[str, Any] | None) -> Any:
@@ -167,6 +177,9 @@ def _content(model: nn.Module, written: str, like: ModelFile | None, record: Map
         from dcsurgery.torchscript.writing import write_archive
 
         return write_archive(model, like.entries.get("extra_files") if like is not None else None)
+    if written == "program":
+        assert isinstance(model, ProgramModule)  # so `_format` has found
+        return program_of(model)
     if written == "state-dict":
         return model.state_dict()
     from_checkpoint = like is not None and like.kind == "checkpoint"
@@ -190,6 +203,8 @@ def _dump(value: Any, temporary: Path, path: Path, model: nn.Module) -> None:
             warnings.simplefilter("ignore")
             if isinstance(value, bytes):
                 file.write(value)
+            elif isinstance(value, torch.export.ExportedProgram):
+                write_program(value, file)
             else:
                 torch.save(value, file)
             file.flush()

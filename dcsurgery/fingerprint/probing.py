@@ -20,7 +20,7 @@ from dcsurgery.catalog import Match
 from dcsurgery.fingerprint.fits import GRID, Array
 from dcsurgery.fingerprint.matching import best_fit
 
-__all__ = ["identify"]
+__all__ = ["identify", "quiet", "values_of"]
 
 
 def identify(fn: Callable[..., Any]) -> Match | None:
@@ -41,12 +41,18 @@ def identify(fn: Callable[..., Any]) -> Match | None:
     Match or None
         None where it is affine, not elementwise, not deterministic, not finite, or like nothing in the catalog.
     """
-    with _quiet():
+    with quiet():
+        values = values_of(fn)
+        return None if values is None else best_fit(values)
+
+
+def values_of(fn: Callable[..., Any]) -> Array | None:
+    """Return a callable's values on `GRID`, None where it is no deterministic elementwise function; see `identify`."""
+    with quiet():
         try:
-            values = _probe(fn)
+            return _probe(fn)
         except Exception:  # noqa: BLE001 - a probed callable may raise anything, and then it is no activation
             return None
-        return None if values is None else best_fit(values)
 
 
 def _probe(fn: Callable[..., Any]) -> Array | None:
@@ -81,7 +87,7 @@ def _evaluate(fn: Callable[..., Any], x: Tensor) -> Tensor | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Leave no trace and see none: modes that watch, random states, autocast, warnings."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:

@@ -23,13 +23,16 @@ class Interpreted(fx.Interpreter):
     module
         The GraphModule.
     stands
-        Name of a node to what stands there.
+        Name of a node to what stands there, and the name of the node that it is made of: ``""`` for its own argument.
     apply
         Computes a stand's value, and takes note that it did.
     """
 
-    def __init__(self, module: fx.GraphModule, stands: Mapping[str, Stand], apply: Callable[..., Any]) -> None:
-        super().__init__(module)
+    def __init__(
+        self, module: fx.GraphModule, stands: Mapping[str, tuple[Stand, str]], apply: Callable[..., Any]
+    ) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self._sources = {node.name: node for node in module.graph.nodes}
         self._stands = stands
         self._apply = apply
         self._signature = inspect.signature(module.forward)
@@ -42,9 +45,12 @@ class Interpreted(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, or compute what stands there."""
-        stand = self._stands.get(n.name)
+        stand, source = self._stands.get(n.name, (None, ""))
         if stand is None:
             return super().run_node(n)
+        if source:  # several nodes make the value; what they do besides is done
+            super().run_node(n)
+            return self._apply(stand, self.env[self._sources[source]])
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         x = args[stand.returns] if len(args) > stand.returns else next(iter(kwargs.values()))
         target = getattr(torch.Tensor, str(n.target), None) if n.op == "call_method" else n.target

@@ -27,9 +27,11 @@ from dcsurgery.capture.origin import origin_of
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.recording import Evaluation, Recorder, Recording
 from dcsurgery.catalog import match_function, match_kernel
+from dcsurgery.census import site_key
 from dcsurgery.label_outputs import check_outputs, map_labels
 from dcsurgery.plans import Edit
 from dcsurgery.recognition import is_probing
+from dcsurgery.sites import NodePlace
 from dcsurgery.tree import Slot, get_path, join
 from dcsurgery.witness.functions import function_behind, replaced_autograd_function, replaced_code
 from dcsurgery.witness.kernels import displaced
@@ -66,6 +68,11 @@ class Witness:
         self._model = model
         self._recording = recording
         self._stands, self.uncovered = stands_for(edits)
+        self._nodes = {
+            site_key(edit.place): ((edit.place.source, edit.place.node), *edit.place.more)
+            for edit in edits
+            if isinstance(edit.place, NodePlace) and site_key(edit.place) in self._stands
+        }
         self._scales = [edit for edit in edits if edit.action == "rescale"]
         self._devices = devices_of(model, inputs)
         self._places = Places(model)
@@ -106,7 +113,7 @@ class Witness:
             if key[0] == "fused" and event is None:
                 runs = int(self._recording.fused_calls[str(key[1])] > 0)
             if key[0] == "node":
-                runs = self._recording.calls[str(key[1])]
+                runs = self._recording.calls[str(key[1])] * len(self._nodes.get(key, ()))
             if self.replaced[key] < runs and stand.name not in found:
                 found[stand.name] = f"stood in {self.replaced[key]} of {runs} times"
         return found
@@ -202,12 +209,17 @@ class Witness:
         elif key[0] == "node":
             module = self._places.tree.modules.get(str(key[1]))
             if isinstance(module, fx.GraphModule):
-                nodes = {str(k[2]): stand for k, stand in self._stands.items() if k[:2] == key[:2]}
-                interpreted = Interpreted(module, nodes, self._apply_node(str(key[1]), nodes))
+                nodes = {
+                    node: (self._stands[k], source)
+                    for k, runs in self._nodes.items()
+                    if k[:2] == key[:2]
+                    for source, node in runs
+                }
+                interpreted = Interpreted(module, nodes, self._apply_node())
                 stack.enter_context(_forward_of(module, interpreted))
 
-    def _apply_node(self, path: str, nodes: dict[str, Stand]) -> Callable[..., Any]:
-        keys = {id(stand): ("node", path, name) for name, stand in nodes.items()}
+    def _apply_node(self) -> Callable[..., Any]:
+        keys = {id(self._stands[key]): key for key in self._nodes}
         return lambda stand, x, **options: self.apply(stand, keys[id(stand)], x, **options)
 
     def _module_forward(self, module: nn.Module) -> Callable[..., Any]:
