@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from dcsurgery.copying import without_torch_warnings
 
 __all__ = ["Branches", "Inplace", "Molecule", "Network", "batch_of", "decomposed", "export", "points"]
 
@@ -120,11 +120,13 @@ def points(count=5, width=3, seed=0):
 def export(model, *inputs, shapes=None):
     """Export a model, if nothing else is said with a free first dimension of its one input."""
     shapes = ({0: torch.export.Dim("count", min=2)},) if shapes is None else shapes
-    with without_torch_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own doings
         return torch.export.export(model, inputs, dynamic_shapes=shapes)
 
 
 def decomposed(program):
     """Return a program in core ATen operators."""
-    with without_torch_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return program.run_decompositions()
