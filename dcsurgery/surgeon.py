@@ -46,8 +46,9 @@ class Surgeon:
         Batch norms whose tensors went into a layer.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, intercepted: frozenset[Place] = frozenset()) -> None:
         self.model = model
+        self._intercepted = intercepted
         self.how: dict[Place, str] = {}
         self.folds: list[Fold] = []
         self._undo: list[Undo] = []
@@ -170,30 +171,45 @@ class Surgeon:
 
     def _rewrite_class(self, module: nn.Module, entries: list[tuple[CallPlace, CallEdit]]) -> None:
         edits = [edit for _, edit in entries]
-        how = ""
         before = type(module)
         earlier = amendments_of(module)
-        rewritten = [a for a in earlier if isinstance(a, RewriteCalls)]
         # All rewriting starts from the author's class: what was rewritten before is rewritten again, then the rest.
-        known = [edit for a in rewritten for edit in a.edits]
-        amendment: Amendment
-        try:
-            amendment = RewriteCalls.of(known + edits)
-            cls = amended(original_class(before), amendment)
-        except Refused:
-            if any(len(edit.chains[0]) == 0 for edit in edits):
-                raise
-            how = "call intercepted"
-            cls = amended(before, InterceptCalls(tuple(edits)))
-        else:
-            for other in earlier:
-                if not isinstance(other, RewriteCalls):
-                    cls = amended(cls, other)
+        known = [edit for a in earlier if isinstance(a, RewriteCalls) for edit in a.edits]
+        watched = self._not_rewritten(original_class(before), known, entries)
+        rewritten = [*known, *(edit for edit in edits if edit not in watched)]
+        cls = original_class(before)
+        if rewritten:
+            cls = amended(cls, RewriteCalls.of(rewritten))
+        for other in earlier:
+            if not isinstance(other, RewriteCalls):
+                cls = amended(cls, other)
+        if watched:
+            cls = amended(cls, InterceptCalls(tuple(watched)))
         module.__class__ = cls
         self._undo.append(lambda: restore_class(module, before))
-        self.how.update({place: how or _rewritten(place) for place, _ in entries})
+        for place, edit in entries:
+            self.how[place] = "call intercepted" if edit in watched else _rewritten(place)
         if any(edit.replacement is None for edit in edits) and is_norm_fusion(module):
             self._forget_tensors(module)
+
+    def _not_rewritten(
+        self, cls: type[nn.Module], known: list[CallEdit], entries: list[tuple[CallPlace, CallEdit]]
+    ) -> list[CallEdit]:
+        """Return the edits that have to watch the run: as the plan says, or as there is no source to rewrite."""
+        watched = [edit for place, edit in entries if place in self._intercepted]
+        rest = [(place, edit) for place, edit in entries if edit not in watched]
+        try:
+            if rest:
+                amended(cls, RewriteCalls.of([*known, *(edit for _, edit in rest)]))
+        except Refused:
+            for place, edit in rest:
+                try:
+                    RewriteCalls.of([*known, edit]).members(cls)
+                except Refused:
+                    if place.chains[0][-1].written:  # no call that could be watched
+                        raise
+                    watched.append(edit)
+        return watched
 
     def _forget_tensors(self, module: nn.Module) -> None:
         """Drop the tensors of a norm whose body goes on without it; what else it holds stays."""

@@ -137,6 +137,15 @@ class Surgery:
         log = [done.to_dict() for done in self.log]
         return {"plan": self.plan.to_yaml(), "key_map": self.key_map.to_dict(), "log": log}
 
+    @property
+    def is_inplace(self) -> bool:
+        """Whether the model that was handed in is the one that was edited."""
+        return self._original is None
+
+    def stands_for(self, other: Surgery) -> None:
+        """Give back on `undo` what another surgery of the same model would."""
+        self._original = other._original
+
     def __str__(self) -> str:
         return f"{self.plan}\n{self.report}"
 
@@ -176,7 +185,8 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
     if plan.edits:
         refuse_wrapped(model)
     before = dict.fromkeys(model.state_dict())
-    surgeon = Surgeon(model if inplace else copied(model))
+    intercepted = {edit.place for edit in plan.edits if edit.place is not None and edit.settings.get("intercept")}
+    surgeon = Surgeon(model if inplace else copied(model), frozenset(intercepted))
     try:
         if inplace and plan.edits and has_fragments(model):
             for slot, imported in list(import_fragments(model)):
@@ -207,6 +217,7 @@ def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *,
         If a check fails; with ``inplace`` the edits are undone first.
     """
     from dcsurgery.census import take_census
+    from dcsurgery.retrying import examined
 
     given = model
     model = as_module(model, inplace=inplace)
@@ -216,7 +227,7 @@ def operate(model: nn.Module, pipeline: Pipeline, example_inputs: Any = None, *,
     surgery = apply_plan(model, plan, inplace=inplace)
     if given is not model:  # what undo gives back
         surgery._original = given
-    examine(original, surgery, census, example_inputs)
+    surgery = examined(original, surgery, census, example_inputs)
     if not surgery.report.ok:
         failed = surgery.report.failures[0]
         if inplace:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dcsurgery.capture.applied import applied_class
 from dcsurgery.instance_functions import instance_owner
 from dcsurgery.rewriting import function_in, methods_of
 from dcsurgery.sites import CallStep
@@ -133,9 +134,8 @@ def origin_of(frame: types.FrameType | None) -> Origin:
         code = frame.f_code
         if not is_library_file(code.co_filename):
             users.append(frame)
-            if code.co_varnames[:1] == ("ctx",) and function_class is None:
-                context = frame.f_locals.get("ctx")
-                function_class = getattr(type(context), "_forward_cls", None)
+            if function_class is None:
+                function_class = applied_class(frame)
         elif code.co_filename.startswith(_TORCH):
             if inner is None and f"nn{os.sep}modules" in code.co_filename:
                 inner = frame

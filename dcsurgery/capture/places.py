@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from dcsurgery.capture.applied import applied_class
 from dcsurgery.capture.graphs import Key
 from dcsurgery.capture.node_sites import GraphSites, graph_sites
 from dcsurgery.capture.nodes import NEW
@@ -211,7 +212,7 @@ class Places:
             if position + 1 >= len(origin.frames):
                 continue
             match = self._match_of_code(frame)
-            if match is not None:
+            if match is not None and not _is_called_by_c(frame):
                 rest = origin.frames[position + 1 :]
                 owner, steps = chain_of(rest)
                 file = short_file(rest[0].f_code.co_filename)
@@ -223,7 +224,9 @@ class Places:
         found = None
         while frame is not None and frame.f_code not in BOUNDARIES:
             code = frame.f_code
-            if not is_library_file(code.co_filename) and (code in self._slot_codes or self._match_of_code(frame)):
+            if not is_library_file(code.co_filename) and (
+                code in self._slot_codes or (self._match_of_code(frame) and not _is_called_by_c(frame))
+            ):
                 found = frame
             frame = frame.f_back
         return found
@@ -270,8 +273,33 @@ def _function_of(frame: types.FrameType) -> Any:
 
 def _applied(frame: types.FrameType) -> Any:
     """Return ``Function.apply`` where a frame runs the ``forward`` of an `autograd.Function`."""
-    function_class = getattr(type(frame.f_locals.get("ctx")), "_forward_cls", None)
+    function_class = applied_class(frame)
     return None if function_class is None else function_class.apply
+
+
+def _is_called_by_c(frame: types.FrameType) -> bool:
+    """Say whether a function was handed to ``map``, ``sum`` or the like: no call of its own could be edited, so its body is."""
+    outer = frame.f_back
+    call = None if outer is None or is_library_file(outer.f_code.co_filename) else running_call(outer)
+    if outer is None or call is None:
+        return False
+    callee = _value_of(call.func, outer)
+    return isinstance(callee, types.BuiltinFunctionType) or (isinstance(callee, type) and callee.__module__ in _IN_C)
+
+
+_IN_C = frozenset({"builtins", "itertools"})
+
+
+def _value_of(node: ast.expr, frame: types.FrameType) -> Any:
+    """Return what a name, or a name in a Python module, stands for in a frame."""
+    if isinstance(node, ast.Name):
+        for names in (frame.f_locals, frame.f_globals, frame.f_builtins):
+            if node.id in names:
+                return names[node.id]
+    if isinstance(node, ast.Attribute):
+        base = _value_of(node.value, frame)
+        return getattr(base, node.attr, None) if isinstance(base, types.ModuleType) else None
+    return None
 
 
 def _code_of(value: Any) -> types.CodeType | None:

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from dcsurgery.activations import irelu
 from dcsurgery.calls import pass_on
+from dcsurgery.capture.applied import application_around
 from dcsurgery.capture.control_flow import again, unfold
 from dcsurgery.capture.graphs import REPLACED, Key, call_key
 from dcsurgery.capture.nodes import Occurrence
@@ -407,6 +408,9 @@ class Recorder(TorchFunctionMode):
         if place is not None and place[1].idiom is not None:
             evaluation = self._evaluation(place[0], place[1].idiom)
         if place is not None and evaluation is not None:
+            applied = application_around(sys._getframe(1), place[0]) if place[1].is_whole else None
+            if applied is not None:
+                return self._applied_call(applied, place, evaluation, func, args, kwargs)
             result = self._idiom_call(place, evaluation, func, args, kwargs)
             self._note_source(place, result)
             return result
@@ -440,6 +444,14 @@ class Recorder(TorchFunctionMode):
             self._evaluations[frame, idiom] = known
         return known
 
+    def idiom_key(self, frame: types.FrameType) -> Key | None:
+        """Return the key of the idiom that is a call in progress, with all that it does."""
+        place = self._idioms.of(frame)
+        if place is None or place[1].idiom is None or not place[1].is_whole:
+            return None
+        evaluation = self._evaluation(place[0], place[1].idiom)
+        return None if evaluation is None else evaluation.key
+
     def _note_source(self, place: tuple[types.FrameType, Position], result: Any) -> None:
         """Keep the value of an operation that makes an idiom's source."""
         frame, position = place
@@ -471,18 +483,42 @@ class Recorder(TorchFunctionMode):
         if made:  # not so for x.dtype
             self._begins(evaluation, (args, kwargs))
             evaluation.made += made
-        if position.is_whole or not evaluation.made:
+        if not evaluation.made:
             del self._evaluations[frame, idiom]
         if position.is_whole and made:
-            event = self._count(evaluation.key, idiom.match, "idiom")
-            event.chains.add(evaluation.steps)
-            event.file, event.line = short_file(frame.f_code.co_filename), idiom.spans[0][2]
+            self._ran(place, evaluation)
             tape = self._stack[-1].tape
             if tape is not None:
                 node = tape.compound(idiom.match.operator.name, evaluation.source)
                 node.meta["dcs_key"] = evaluation.key
                 tape.own_all(result, node)
         return result
+
+    def _applied_call(self, applied: Any, place: Any, evaluation: Evaluation, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operation of an autograd.Function that is an idiom with the other arguments that it is given."""
+        frame, cls, given = applied
+        top = self._stack[-1]
+        if frame not in self._compounds:
+            self._ran(place, evaluation)
+            self.recording.functions[evaluation.key] = cls.apply
+            node = None if top.tape is None else top.tape.compound(cls.__name__, given)
+            if node is not None:
+                node.meta["dcs_key"] = evaluation.key
+            self._compounds[frame] = (evaluation.key, node)
+        key, node = self._compounds[frame]
+        result = self._run(key, func, args, kwargs)
+        if node is not None and top.tape is not None:
+            top.tape.own_all(result, node)
+        return result
+
+    def _ran(self, place: tuple[types.FrameType, Position], evaluation: Evaluation) -> None:
+        """Count an idiom that has run."""
+        frame, position = place
+        assert position.idiom is not None
+        self._evaluations.pop((frame, position.idiom), None)
+        event = self._count(evaluation.key, position.idiom.match, "idiom")
+        event.chains.add(evaluation.steps)
+        event.file, event.line = short_file(frame.f_code.co_filename), position.idiom.spans[0][2]
 
     def _whole(self, func: Any) -> Key | None:
         """Return a key for a function of torch that no row lists: a kernel in it (``F.lp_pool2d``) is its own affair."""
@@ -564,7 +600,8 @@ class Recorder(TorchFunctionMode):
                 self.recording.functions[key] = self._places.function_of(frame)
             node = None
             if top.tape is not None:
-                node = top.tape.compound(frame.f_code.co_name, args)
+                applied = application_around(sys._getframe(1), frame)  # below vmap, forward gets other tensors
+                node = top.tape.compound(frame.f_code.co_name, args if applied is None else applied[2])
                 if key is not None:
                     node.meta["dcs_key"] = key
             self._compounds[frame] = (key, node)

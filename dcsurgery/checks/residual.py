@@ -15,21 +15,14 @@ from dcsurgery.plans import Plan
 from dcsurgery.report import Check
 from dcsurgery.tree import join
 
-__all__ = ["check_known", "check_others", "check_residual"]
+__all__ = ["check_known", "check_others", "check_residual", "left_running"]
 
 
 def check_residual(
     before: Watched, after: Watched, selected: set[Key], plan: Plan, edited: nn.Module, example_inputs: Any
 ) -> Check:
     """No selected operator executes at its site any more (rule 1)."""
-    own = {site_key(e.place): kernels_of(e.settings.get("module")) for e in plan.edits if e.place is not None}
-    home_of = _Homes(selected)
-    left = []
-    for key, counts in after.by_site.items():
-        home = home_of(key)
-        kernels = {} if home is None else {name: count for name, count in counts.items() if name not in own[home]}
-        if kernels:
-            left.append(f"{_named(key)}: {kernels}")
+    left = [f"{_named(key)}: {kernels}" for key, kernels in left_running(after, selected, plan).items()]
     left += [f"{name} (not edited)" for name in plan.unedited]
     left += [str(kernel) for kernel in after.unknown if kernel not in before.unknown]
     if selected:
@@ -41,6 +34,19 @@ def check_residual(
             left.append("_transformer_encoder_layer_fwd goes around the edits")
     reason = "; ".join(left[:5]) if left else f"{len(selected)} selected sites, none still runs its operator"
     return Check("residual", "fail" if left else "pass", len(left), 0, reason)
+
+
+def left_running(after: Watched, selected: set[Key], plan: Plan) -> dict[Key, dict[str, int]]:
+    """Return the sites at which selected operators still run, with their kernels; a new activation's own do not count."""
+    own = {site_key(e.place): kernels_of(e.settings.get("module")) for e in plan.edits if e.place is not None}
+    home_of = _Homes(selected)
+    left = {}
+    for key, counts in after.by_site.items():
+        home = home_of(key)
+        kernels = {} if home is None else {name: count for name, count in counts.items() if name not in own[home]}
+        if kernels:
+            left[key] = kernels
+    return left
 
 
 def check_known(before: Watched, after: Watched, census: Census) -> Check:

@@ -138,7 +138,7 @@ def _operate(
     import dcsurgery
     from dcsurgery.census import take_census
     from dcsurgery.cli import tables
-    from dcsurgery.surgery import examine
+    from dcsurgery.retrying import examined
 
     with screen.steps(4 if to is None else 7) as begin:
         begin("reading the inputs")
@@ -154,7 +154,7 @@ def _operate(
             begin("editing")
             surgery = dcsurgery.apply(read.model, plan)
             begin("checking" if to.verify else "not checking")
-            examine(read.model, surgery, census, example_inputs, verify=to.verify)
+            surgery = examined(read.model, surgery, census, example_inputs, verify=to.verify)
             keep = surgery.report.ok or to.keep_failed
             _tell_training_state(read, surgery)
             begin(f"writing {to.model}, and reading it again" if keep else "not writing")

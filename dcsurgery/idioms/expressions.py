@@ -20,7 +20,7 @@ from dcsurgery.idioms.operations import (
     is_seed,
 )
 from dcsurgery.idioms.surroundings import UNKNOWN, Surroundings
-from dcsurgery.recognition import recognise
+from dcsurgery.recognition import is_library_code, recognise
 
 __all__ = ["ARGUMENT", "Reading", "substituted"]
 
@@ -79,7 +79,7 @@ class Reading:
         callee = self.value(call.func)
         if callee is UNKNOWN:
             return False
-        if is_elementwise_function(callee):
+        if is_elementwise_function(callee) or _is_application(callee):
             return True
         match = None if isinstance(callee, type) else recognise(callee)
         return match is not None and match.operator.role in ("activation", "gate")
@@ -197,6 +197,13 @@ class Reading:
             return y
 
         return function
+
+
+def _is_application(callee: Any) -> bool:
+    """Say whether a callable is the ``apply`` of a user's `autograd.Function`: what that does is seen when it is tried."""
+    cls = getattr(callee, "__self__", None)
+    ours = isinstance(cls, type) and issubclass(cls, torch.autograd.Function) and not is_library_code(cls.__module__)
+    return ours and getattr(callee, "__name__", "") == "apply"
 
 
 def is_method(call: ast.Call, reading: Reading) -> bool:

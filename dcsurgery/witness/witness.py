@@ -291,6 +291,9 @@ class Witness:
         """Return the site at which a function is being called: the nearest slot that holds it, or the call itself."""
         origin = origin_of(sys._getframe(2))
         owner = None if origin.owner is None else self._places.tree.path_of(origin.owner)
+        written = self._recorder.idiom_key(sys._getframe(2))
+        if written is not None:
+            return written
         # While a checkpoint repeats a part of a model, the modules around it are not running.
         for path in self._recorder.running_paths() or ([] if owner is None else [owner]):
             slots = [slot for slot in self._places.callable_slots(path) if holds(slot)]
@@ -320,6 +323,13 @@ class _WatchfulRecorder(Recorder):
     def _last_of(self, evaluation: Evaluation, func: Any, args: Any, kwargs: Any) -> Any:
         stood_in, value = self._witness.idiom(evaluation, func, args)
         return value if stood_in else super()._last_of(evaluation, func, args, kwargs)
+
+    def _applied_call(self, *args: Any) -> Any:
+        before, self.in_compound = self.in_compound, True
+        try:
+            return super()._applied_call(*args)
+        finally:
+            self.in_compound = before
 
     def _idiom_call(self, place: Any, evaluation: Evaluation, func: Any, args: Any, kwargs: Any) -> Any:
         before, self.in_compound = self.in_compound, True
