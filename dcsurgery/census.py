@@ -24,6 +24,7 @@ from dcsurgery.catalog import match_basis
 from dcsurgery.example_inputs import call, unfit
 from dcsurgery.instance_functions import has_instance_functions, instance_edits
 from dcsurgery.models import as_module
+from dcsurgery.recurrent import wraps_recurrent_kernel
 from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, NodePlace, Place, Role, Site
 from dcsurgery.source import CodeKey
 from dcsurgery.subclass import amendments_of, original_class
@@ -185,7 +186,8 @@ def _static_events(places: Places) -> dict[Key, Event]:
         recognised = places.match_of(module) is not None
         below = places.closed.is_above(path)
         ours = original_class(module).__module__.startswith(_STAND_INS)
-        opened = not (recognised or below or ours or places.is_leaf(module) or isinstance(module, fx.GraphModule))
+        leaf = places.is_leaf(module) and not wraps_recurrent_kernel(module)
+        opened = not (recognised or below or ours or leaf or isinstance(module, fx.GraphModule))
         if opened or has_instance_functions(module):
             # An edited module's source is still its author's: what was rewritten in it is no site any more.
             edits = [edit for a in amendments_of(module) for edit in getattr(a, "edits", ())]

@@ -7,33 +7,42 @@ it can be another function. Parameters, buffers, hooks and state-dict keys are t
 
 from __future__ import annotations
 
+import os
+import types
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence
+from torch import nn
 
 from dcsurgery.calls import activation_function
 from dcsurgery.catalog import FUSED_MODULES
 from dcsurgery.errors import BadInput, Refused
+from dcsurgery.recurrence import Activation, cell_forward, kind_of, sequence_forward, step
 from dcsurgery.subclass import amendments_of
 
-__all__ = ["UnfuseRecurrent", "inner_operators", "runs_recurrent_kernel"]
+__all__ = ["UnfuseRecurrent", "inner_operators", "is_opened_kernel", "runs_recurrent_kernel", "wraps_recurrent_kernel"]
 
-_Function = Callable[[Tensor], Tensor]
-_State = tuple[Tensor, ...]  # (h,), or (h, c) of an LSTM
-
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 _CLASSES = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
-_OWN: dict[str, _Function] = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu}
+_OWN: dict[str, Activation] = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu}
 
 
 def runs_recurrent_kernel(module: nn.Module) -> bool:
     """Say whether a module runs the ``forward`` of one of torch's recurrent classes, opened or not."""
-    return isinstance(module, _CLASSES) and _recurrent_class(type(module)) is not None
+    return isinstance(module, _CLASSES) and (
+        _recurrent_class(type(module)) is not None or wraps_recurrent_kernel(module)
+    )
+
+
+def wraps_recurrent_kernel(module: nn.Module) -> bool:
+    """Say whether a module without children has a ``forward`` of its own around ``super().forward`` of such a class."""
+    cls = type(module)
+    own = isinstance(module, _CLASSES) and _recurrent_class(cls) is None and _kernel_class(cls) is not None
+    return own and not module._modules
 
 
 def inner_operators(module: nn.Module) -> tuple[str, ...]:
@@ -42,7 +51,8 @@ def inner_operators(module: nn.Module) -> tuple[str, ...]:
     Parameters
     ----------
     module
-        Any module. A subclass of torch's recurrent classes counts as long as it runs torch's own ``forward``.
+        Any module. A subclass of torch's recurrent classes counts as long as it runs torch's own ``forward``, itself
+        or through ``super().forward``.
 
     Returns
     -------
@@ -50,7 +60,8 @@ def inner_operators(module: nn.Module) -> tuple[str, ...]:
         ``("tanh", "sigmoid")`` for LSTM and GRU, ``("tanh",)`` or ``("relu",)`` for RNN, and the same for their
         cells, less what an `UnfuseRecurrent` has already replaced; empty for every other module.
     """
-    base = None if "forward" in vars(module) else _recurrent_class(type(module))
+    runs_it = "forward" not in vars(module) and runs_recurrent_kernel(module)
+    base = _kernel_class(type(module)) if runs_it else None
     if base is None:
         return ()
     replaced = {
@@ -59,16 +70,23 @@ def inner_operators(module: nn.Module) -> tuple[str, ...]:
         if isinstance(amendment, UnfuseRecurrent)
         for operator, _ in amendment.replacements
     }
-    kind = _kind(module)
+    kind = kind_of(module)
     runs = _operators_of(base) if kind in ("LSTM", "GRU") else (kind,)
     return tuple(operator for operator in _operators_of(base) if operator in runs and operator not in replaced)
+
+
+def is_opened_kernel(frame: types.FrameType | None) -> bool:
+    """Say whether a frame is a step of an opened kernel, or torch's code that it has called."""
+    while frame is not None and frame.f_code.co_filename.startswith(_TORCH):
+        frame = frame.f_back
+    return frame is not None and frame.f_code is step.__code__
 
 
 @dataclass(frozen=True)
 class UnfuseRecurrent:
     """Amendment: a recurrent module whose kernel is open (see `dcsurgery.subclass`).
 
-    For ``nn.LSTM``, ``nn.GRU``, ``nn.RNN``, their cells, and subclasses that keep ``forward``. Arguments, outputs,
+    For ``nn.LSTM``, ``nn.GRU``, ``nn.RNN``, their cells, and subclasses that keep ``forward`` or call it. Arguments, outputs,
     layouts, dropout and packed sequences are as before; without a replacement the values are those of the kernel, up
     to rounding. Under autocast each operation chooses its own precision, which is not always the kernel's choice.
 
@@ -95,7 +113,7 @@ class UnfuseRecurrent:
         BadInput
             If an operator is listed twice, or a replacement's name is not known.
         """
-        base = _recurrent_class(cls)
+        base = _kernel_class(cls)
         if base is None:
             raise Refused(
                 f"class {cls.__qualname__} does not run the forward of torch's LSTM, GRU, RNN or one of their cells",
@@ -109,12 +127,47 @@ class UnfuseRecurrent:
                 )
             if times > 1:
                 raise BadInput(f"{operator} is to be replaced {times} times in one edit", fix="list it once")
-        earlier: Mapping[str, _Function] = getattr(cls, "_dcsurgery_functions", _OWN)
+        earlier: Mapping[str, Activation] = getattr(cls, "_dcsurgery_functions", _OWN)
         functions = {operator: _out_of_place(activation_function(new)) for operator, new in self.replacements}
-        return {
-            "forward": _sequence_forward if issubclass(base, nn.RNNBase) else _cell_forward,
-            "_dcsurgery_functions": {**earlier, **functions},
-        }
+        members: dict[str, Any] = {"_dcsurgery_functions": {**earlier, **functions}}
+        if _recurrent_class(cls) is not None:
+            members["forward"] = _opened_forward(base)
+        return members
+
+    def below(self, cls: type[nn.Module]) -> type[nn.Module] | None:
+        """Return what ``super().forward`` has to find in a class that has a ``forward`` of its own."""
+        base = None if _recurrent_class(cls) is not None else _kernel_class(cls)
+        return None if base is None else _open_class(base)
+
+
+def _open_class(base: type[nn.Module]) -> type[nn.Module]:
+    if base not in _OPEN:
+        members = {"forward": _opened_forward(base), "__module__": base.__module__, "__doc__": base.__doc__}
+        _OPEN[base] = type(base.__name__, (base,), members)
+    return _OPEN[base]
+
+
+_OPEN: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _opened_forward(base: type[nn.Module]) -> Callable[..., Any]:
+    return sequence_forward if issubclass(base, nn.RNNBase) else cell_forward
+
+
+def _kernel_class(cls: type[nn.Module]) -> type[nn.Module] | None:
+    """Return torch's class whose ``forward`` an instance runs, perhaps from a ``forward`` of its own; None without one."""
+    direct = _recurrent_class(cls)
+    if direct is not None:
+        return direct
+    for base in cls.__mro__:
+        if base in _CLASSES:
+            return base
+        forward = getattr(vars(base).get("forward"), "__code__", None)
+        if forward in (sequence_forward.__code__, cell_forward.__code__):
+            continue
+        if "forward" in vars(base) and (forward is None or not {"super", "forward"} <= set(forward.co_names)):
+            return None
+    return None
 
 
 def _recurrent_class(cls: type[nn.Module]) -> type[nn.Module] | None:
@@ -139,168 +192,9 @@ def _operators_of(base: type[nn.Module]) -> tuple[str, ...]:
     return FUSED_MODULES[f"{base.__module__}.{base.__qualname__}"]
 
 
-def _kind(module: nn.Module) -> str:
-    """Return ``LSTM``, ``GRU``, or the name of an RNN's nonlinearity."""
-    if isinstance(module, nn.LSTM | nn.LSTMCell):
-        return "LSTM"
-    if isinstance(module, nn.GRU | nn.GRUCell):
-        return "GRU"
-    return module.mode.removeprefix("RNN_").lower() if isinstance(module, nn.RNN) else str(module.nonlinearity)
-
-
-def _out_of_place(activation: _Function) -> _Function:
+def _out_of_place(activation: Activation) -> Activation:
     # What the activation is given is a view of all gates, or the cell state, which is used again.
     modules = activation.modules() if isinstance(activation, nn.Module) else ()
     if any(getattr(module, "inplace", False) for module in modules):
         return lambda x: activation(x.clone())
     return activation
-
-
-class _Weights(NamedTuple):
-    """The weights of one layer and direction, or of a cell; a gate's rows follow those of the gate before."""
-
-    ih: Tensor  # (gates * hidden, input)
-    hh: Tensor  # (gates * hidden, output)
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-    hr: Tensor | None = None  # (output, hidden): the projection of an LSTM
-
-
-def _weights_of(module: nn.RNNBase, layer: int, reverse: bool) -> _Weights:
-    # By name, so that parametrizations, functional_call and replicas are followed.
-    suffix = f"_l{layer}{'_reverse' if reverse else ''}"
-    return _Weights(
-        getattr(module, f"weight_ih{suffix}"),
-        getattr(module, f"weight_hh{suffix}"),
-        getattr(module, f"bias_ih{suffix}") if module.bias else None,
-        getattr(module, f"bias_hh{suffix}") if module.bias else None,
-        getattr(module, f"weight_hr{suffix}") if module.proj_size else None,
-    )
-
-
-def _step(kind: str, f: Mapping[str, _Function], gates: Tensor, state: _State, w: _Weights) -> _State:
-    """Return the next state from W_ih x + b_ih of one step and the state before it."""
-    h = state[0]
-    recurrent = F.linear(h, w.hh, w.bias_hh)  # (batch, gates * hidden)
-    if kind == "LSTM":
-        i, forget, g, o = (gates + recurrent).chunk(4, -1)
-        c = f["sigmoid"](forget) * state[1] + f["sigmoid"](i) * f["tanh"](g)
-        h = f["sigmoid"](o) * f["tanh"](c)
-        return (h if w.hr is None else F.linear(h, w.hr)), c
-    if kind == "GRU":
-        r_x, z_x, n_x = gates.chunk(3, -1)
-        r_h, z_h, n_h = recurrent.chunk(3, -1)
-        z = f["sigmoid"](z_x + z_h)
-        n = f["tanh"](n_x + f["sigmoid"](r_x + r_h) * n_h)
-        return (n + z * (h - n),)
-    return (f[kind](gates + recurrent),)
-
-
-def _scan(
-    kind: str,
-    f: Mapping[str, _Function],
-    data: Tensor,
-    sizes: list[int] | None,
-    state: _State,
-    w: _Weights,
-    reverse: bool,
-) -> tuple[Tensor, _State]:
-    """Run one layer in one direction.
-
-    ``data`` is (steps, batch, features), or packed (sum of ``sizes``, features) where step t holds the first
-    ``sizes[t]`` sequences of the batch. Returns the outputs in the same layout, and the last state of each sequence.
-    """
-    gates = F.linear(data, w.ih, w.bias_ih)
-    steps: list[Any] = [(g, None) for g in gates.unbind(0)]
-    if sizes is not None:
-        steps = list(zip(gates.split(sizes), sizes, strict=True))
-    outputs = []
-    for gate, size in reversed(steps) if reverse else steps:
-        if size is None:
-            state = _step(kind, f, gate, state, w)
-            outputs.append(state[0])
-            continue
-        # The other sequences have ended or, backwards, not begun: their state stays as it is.
-        new = _step(kind, f, gate, tuple(s[:size] for s in state), w)
-        outputs.append(new[0])
-        state = tuple(torch.cat((a, s[size:])) for a, s in zip(new, state, strict=True))
-    if reverse:
-        outputs.reverse()
-    return (torch.stack(outputs) if sizes is None else torch.cat(outputs)), state
-
-
-def _layers(module: nn.RNNBase, data: Tensor, sizes: list[int] | None, start: _State) -> tuple[Tensor, _State]:
-    """Run all layers and directions; ``start`` and the returned state are (layers * directions, batch, hidden)."""
-    kind = _kind(module)
-    functions: Mapping[str, _Function] = module._dcsurgery_functions  # type: ignore[assignment]
-    last: list[_State] = []
-    for layer in range(module.num_layers):
-        outputs = []
-        for reverse in (False, True) if module.bidirectional else (False,):
-            state = tuple(s[len(last)] for s in start)
-            output, state = _scan(kind, functions, data, sizes, state, _weights_of(module, layer, reverse), reverse)
-            outputs.append(output)
-            last.append(state)
-        data = torch.cat(outputs, -1) if module.bidirectional else outputs[0]
-        if module.dropout and layer < module.num_layers - 1:
-            data = F.dropout(data, module.dropout, module.training)
-    return data, tuple(torch.stack(parts) for parts in zip(*last, strict=True))
-
-
-def _sequence_forward(self: Any, input: Any, hx: Any = None) -> Any:
-    """Run all layers over a sequence; arguments and results are those of `torch.nn.LSTM`, ``GRU`` or ``RNN``."""
-    lstm = isinstance(self, nn.LSTM)
-    packed = isinstance(input, PackedSequence)
-    data, batch_sizes, order, original_order = input if packed else (input, None, None, None)
-    batch_dim = 0 if self.batch_first else 1
-    unbatched = not packed and data.dim() == 2
-    if unbatched:
-        data = data.unsqueeze(batch_dim)
-    self.check_input(data, batch_sizes)
-
-    if hx is None:
-        depth = self.num_layers * (2 if self.bidirectional else 1)
-        batch = data.size(batch_dim) if batch_sizes is None else int(batch_sizes[0])
-        widths = (self.proj_size or self.hidden_size, self.hidden_size) if lstm else (self.hidden_size,)
-        state = tuple(data.new_zeros(depth, batch, width) for width in widths)
-    else:
-        hx = self.permute_hidden(hx, order)
-        state = tuple(hx) if lstm else (hx,)
-        if unbatched:
-            state = tuple(s.unsqueeze(1) for s in state)
-    self.check_forward_args(data, state if lstm else state[0], batch_sizes)
-
-    swapped = self.batch_first and not packed
-    data = data.transpose(0, 1) if swapped else data
-    if data.size(0) == 0:
-        raise BadInput(f"{type(self).__name__} got a sequence without any step", fix="leave out empty sequences")
-    data, state = _layers(self, data, None if batch_sizes is None else batch_sizes.tolist(), state)
-    data = data.transpose(0, 1) if swapped else data
-    if unbatched:
-        data, state = data.squeeze(batch_dim), tuple(s.squeeze(1) for s in state)
-    hidden = self.permute_hidden(state if lstm else state[0], original_order)
-    return (PackedSequence(data, batch_sizes, order, original_order) if packed else data), hidden
-
-
-def _cell_forward(self: Any, input: Tensor, hx: Any = None) -> Any:
-    """Run one step; arguments and results are those of `torch.nn.LSTMCell`, ``GRUCell`` or ``RNNCell``."""
-    kind = _kind(self)
-    if input.dim() not in (1, 2) or input.size(-1) != self.input_size:
-        raise BadInput(
-            f"{type(self).__name__} got an input of shape {tuple(input.shape)}",
-            fix=f"give it one of shape (batch, {self.input_size}) or ({self.input_size},)",
-        )
-    shape = (*input.shape[:-1], self.hidden_size)
-    if hx is None:
-        state = (input.new_zeros(shape),) * (2 if kind == "LSTM" else 1)
-    else:
-        state = tuple(hx) if kind == "LSTM" else (hx,)
-    # A state of batch size 1 would be broadcast, which the kernel refuses.
-    for part in state:
-        if part.shape != shape:
-            raise BadInput(
-                f"{type(self).__name__} got a state of shape {tuple(part.shape)}", fix=f"its shape must be {shape}"
-            )
-    weights = _Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-    new = _step(kind, self._dcsurgery_functions, F.linear(input, weights.ih, weights.bias_ih), state, weights)
-    return new if kind == "LSTM" else new[0]

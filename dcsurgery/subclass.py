@@ -61,20 +61,22 @@ def amended(cls: type[nn.Module], amendment: Amendment) -> type[nn.Module]:
         "_dcsurgery_original": original_class(cls),
         "_dcsurgery_amendments": (*amendments_of(cls), amendment),
     }
-    new = _made(cls, members)
+    below = getattr(amendment, "below", None)
+    new = _made(cls, members, None if below is None else below(cls))
     with _LOCK:
         return _CLASSES.setdefault((cls, amendment), new)
 
 
-def _made(cls: type[nn.Module], members: dict[str, Any]) -> type[nn.Module]:
-    """Make the subclass without the user's metaclass or ``__init_subclass__`` taking it for one of the user's own."""
+def _made(cls: type[nn.Module], members: dict[str, Any], below: type[nn.Module] | None) -> type[nn.Module]:
+    """Make the subclass, ``below`` being what its author's ``super()`` finds first, without the user's metaclass or ``__init_subclass__`` taking it for one of the user's own."""
     metaclass: Any = type(cls)
+    bases: tuple[type[nn.Module], ...] = (cls,) if below is None else (cls, below)
     maker: Any = abc.ABCMeta if issubclass(metaclass, abc.ABCMeta) else type
     if not any("__init_subclass__" in vars(base) for base in cls.__mro__[:-1]):
-        return maker.__new__(metaclass, cls.__name__, (cls,), members)
+        return maker.__new__(metaclass, cls.__name__, bases, members)
     new: type[nn.Module] = maker.__new__(metaclass, cls.__name__, (nn.Module,), members)
     try:
-        new.__bases__ = (cls,)
+        new.__bases__ = bases
     except TypeError as error:
         raise Refused(
             f"class {cls.__qualname__} has __slots__ and __init_subclass__, so it cannot be amended ({error})",

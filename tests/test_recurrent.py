@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import dcsurgery as dcs
 from dcsurgery.activations import IReLU, integrate
 from dcsurgery.errors import BadInput, Refused
 from dcsurgery.recurrent import UnfuseRecurrent, inner_operators
@@ -433,6 +434,20 @@ class Overridden(nn.GRU):
         return super().forward(2 * input, hx)
 
 
+class Foreign(nn.GRU):
+    """A forward that has nothing to do with the kernel."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        return torch.relu(input), hx
+
+
+class Wrapped(nn.LSTMCell):
+    """A forward of its own around the kernel, with an activation of its own."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        return nn.functional.silu(super().forward(2 * input, hx)[0])
+
+
 def test_inner_operators_name_what_the_kernel_runs():
     expected = {"lstm": ("tanh", "sigmoid"), "gru": ("tanh", "sigmoid"), "rnn-tanh": ("tanh",), "rnn-relu": ("relu",)}
     for kind, operators in expected.items():
@@ -440,7 +455,8 @@ def test_inner_operators_name_what_the_kernel_runs():
     assert inner_operators(Renamed(3, 4)) == ("tanh", "sigmoid")
     replaced = nn.LSTM(3, 4)
     replaced.forward = lambda x: x
-    for other in (nn.Linear(3, 4), nn.Tanh(), Overridden(3, 4), nn.RNNBase("LSTM", 3, 4), replaced):
+    assert inner_operators(Overridden(3, 4)) == ("tanh", "sigmoid")
+    for other in (nn.Linear(3, 4), nn.Tanh(), Foreign(3, 4), nn.RNNBase("LSTM", 3, 4), replaced):
         assert inner_operators(other) == ()
 
 
@@ -449,11 +465,39 @@ def test_a_subclass_that_keeps_forward_is_opened():
     torch.testing.assert_close(opened(module).last(x), module.last(x), rtol=0, atol=1e-12)
 
 
+def test_a_forward_around_the_kernel_stays_and_the_kernel_is_opened():
+    module, x = Overridden(INPUT, HIDDEN, 2, dtype=torch.float64), leaf(STEPS, BATCH, INPUT)
+    for mine, theirs in zip(opened(module)(x), module(x), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+    inside = nn.GRU(INPUT, HIDDEN, 2, dtype=torch.float64)
+    inside.load_state_dict(module.state_dict())
+    edited = amended(nn.GRU, UnfuseRecurrent((("tanh", "irelu"),)))
+    inside.__class__ = edited
+    module.__class__ = amended(
+        amended(Overridden, UnfuseRecurrent((("tanh", "integrated-silu"),))), UnfuseRecurrent((("tanh", "irelu"),))
+    )
+    torch.testing.assert_close(module(x)[0], inside(2 * x)[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(copy.deepcopy(module)(x)[0], module(x)[0], rtol=0, atol=0)
+
+
+def test_a_transform_edits_the_kernel_and_what_is_around_it():
+    model, x = nn.Sequential(Wrapped(INPUT, HIDDEN)).double(), leaf(BATCH, INPUT)
+    census = dcs.inspect(model, (x,))
+    assert {(s.name, s.operator, s.role) for s in census} == {
+        ("0.forward@silu", "silu", "activation"),
+        ("0@tanh", "tanh", "activation"),
+        ("0@sigmoid", "sigmoid", "gate"),
+    }
+    report = dcs.transform(model, example_inputs=(x,)).report
+    assert sorted(line.partition("(")[2] for line in report.done) == ["call rewritten)", "kernel opened)"]
+    assert {c.name: c.status for c in report}["residual"] == "pass"
+
+
 @pytest.mark.parametrize(
     ("cls", "replacements", "error", "match"),
     [
         (nn.Linear, (("tanh", "irelu"),), Refused, "class Linear does not run the forward of torch's LSTM"),
-        (Overridden, (("tanh", "irelu"),), Refused, "class Overridden does not run"),
+        (Foreign, (("tanh", "irelu"),), Refused, "class Foreign does not run"),
         (nn.LSTM, (("relu", "irelu"),), Refused, "no relu inside a LSTM .replace tanh or sigmoid"),
         (nn.RNNCell, (("sigmoid", "irelu"),), Refused, "no sigmoid inside a RNNCell"),
         (nn.GRU, (("tanh", "irelu"), ("tanh", "irelu")), BadInput, "tanh is to be replaced 2 times"),

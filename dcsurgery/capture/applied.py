@@ -22,11 +22,16 @@ def applied_class(frame: types.FrameType) -> type[torch.autograd.Function] | Non
     """
     outer = frame.f_back
     while outer is not None and outer.f_code.co_filename.startswith(_TORCH):
-        if outer.f_code is _APPLY:
+        if _applies_users(outer):
             cls: type[torch.autograd.Function] = outer.f_locals["cls"]
             return cls
         outer = outer.f_back
     return None
+
+
+def _applies_users(frame: types.FrameType) -> bool:
+    """Say whether a frame is the ``apply`` of a user's class; torch's own (a reentrant checkpoint) run user code inside."""
+    return frame.f_code is _APPLY and not frame.f_locals["cls"].__module__.startswith("torch.")
 
 
 def application_around(
@@ -35,7 +40,7 @@ def application_around(
     """Return the outermost ``apply`` that runs between a frame and one that is further out: its frame, class, arguments."""
     found = None
     while frame is not None and frame is not end:
-        if frame.f_code is _APPLY:
+        if _applies_users(frame):
             found = frame
         frame = frame.f_back
     return None if found is None else (found, found.f_locals["cls"], tuple(found.f_locals["args"]))

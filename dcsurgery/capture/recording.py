@@ -37,7 +37,7 @@ from dcsurgery.catalog import Match, match_function
 from dcsurgery.example_inputs import preserved
 from dcsurgery.idioms import Idiom
 from dcsurgery.recognition import is_probing
-from dcsurgery.recurrent import inner_operators
+from dcsurgery.recurrent import inner_operators, is_opened_kernel
 from dcsurgery.sites import CallStep
 from dcsurgery.torchscript.fragments import functions_open
 from dcsurgery.tree import Slot
@@ -339,6 +339,8 @@ class Recorder(TorchFunctionMode):
         top = self._stack[-1] if self._stack else None
         if top is not None and top.site:
             return None
+        if top is not None and match is not None and is_opened_kernel(sys._getframe(2)):
+            return ("fused", top.path, match.operator.name)  # what is left of a kernel is no call of the author's
         origin = origin_of(sys._getframe(1))
         library = origin.library_module
         if library is not None and (top is None or library is not top.module):

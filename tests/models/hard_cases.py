@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from exam.hard_cases import classes, control_flow, data, held, state, transforms
 
-from models import attributes, calls, compounds, helpers, idioms, messages, norms, structure
+from models import applied, attributes, calls, compounds, helpers, idioms, messages, norms, structure
 
 CALLS = calls.CASES
 ATTRIBUTES = attributes.CASES
@@ -14,6 +14,7 @@ NORMS = norms.CASES
 MESSAGES = messages.CASES
 COMPOUNDS = compounds.CASES
 IDIOMS = idioms.CASES
+APPLIED = applied.CASES
 #: Cases of the exam that once failed.
 FINDINGS = {
     name: kind.CASES[name]
@@ -27,4 +28,4 @@ FINDINGS = {
     )
     for name in names
 }
-ALL = {**CALLS, **ATTRIBUTES, **HELPERS, **STRUCTURE, **NORMS, **MESSAGES, **COMPOUNDS, **IDIOMS, **FINDINGS}
+ALL = {**CALLS, **ATTRIBUTES, **HELPERS, **STRUCTURE, **NORMS, **MESSAGES, **COMPOUNDS, **IDIOMS, **APPLIED, **FINDINGS}
