@@ -211,6 +211,8 @@ NEGATIVES: dict[str, Callable] = {
     "integers": lambda x: x.long(),
     "complex": lambda x: torch.complex(x, x),
     "raises": raising,
+    "ends the process": sys.exit,
+    "ends the process in a function": lambda x: sys.exit(str(x)),
     "infinite": lambda x: 1 / x,
     "not a number": torch.log,
     "no callable": 3,  # type: ignore[dict-item]

@@ -74,13 +74,15 @@ class RunningIdioms:
 
     def of(self, frame: types.FrameType | None) -> tuple[types.FrameType, Position] | None:
         """Return the outermost frame, up to the module call, that is at an idiom, and where in it."""
-        found = None
+        frames = []
         while frame is not None and frame.f_code not in BOUNDARIES:
             if not is_library_file(frame.f_code.co_filename):
-                position = self._at(frame)
-                found = found if position is None else (frame, position)
+                frames.append(frame)
             frame = frame.f_back
-        return found
+        if frame is None:  # no module runs: whoever called this is not the model
+            return None
+        places = ((user, self._at(user)) for user in reversed(frames))
+        return next(((user, position) for user, position in places if position is not None), None)
 
     def are_in(self, compound: types.FrameType, places: Places) -> bool:
         """Say whether a function that is recognised as a whole is local to one that runs, and has idioms itself.

@@ -51,7 +51,7 @@ def values_of(fn: Callable[..., Any]) -> Array | None:
     with quiet():
         try:
             return _probe(fn)
-        except Exception:  # noqa: BLE001 - a probed callable may raise anything, and then it is no activation
+        except (Exception, SystemExit):  # noqa: BLE001 - a probed callable may raise anything, and then it is no activation
             return None
 
 
