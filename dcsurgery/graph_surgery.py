@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import operator as operators
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -40,15 +41,20 @@ class GraphSurgery:
     program
         The module of the program that it belongs to, itself or the one of whose control flow it is a branch; None
         for any other GraphModule.
+    undoable
+        Whether the graph may be wanted back; its copy is most of the work of a large graph's surgery.
     """
 
-    def __init__(self, module: fx.GraphModule, path: str, program: ProgramModule | None) -> None:
+    def __init__(
+        self, module: fx.GraphModule, path: str, program: ProgramModule | None, *, undoable: bool = True
+    ) -> None:
         self.module = module
         self._path = path
         self._program = program
         with without_torch_warnings():
-            self._before = copy.deepcopy(module.graph)
+            self._before = copy.deepcopy(module.graph) if undoable else None
         self._children = set(module._modules)
+        self._numbers = itertools.count(sum(1 for name in self._children if name.startswith("dcs_activation_")))
         self._nodes = {node.name: node for node in module.graph.nodes}
         self._edited: dict[str, fx.Node] = {}
         self._attributes: defaultdict[str, list[fx.Node]] = defaultdict(list)
@@ -87,6 +93,7 @@ class GraphSurgery:
 
     def undo(self) -> None:
         """Give the module its graph, its tensors and its children back."""
+        assert self._before is not None
         for again in reversed(self._forgotten):
             again()
         self.module.graph = self._before
@@ -126,9 +133,9 @@ class GraphSurgery:
                 new = GatedLinear(new, _dimension(node))
             elif inplace:
                 new = InPlace(new)
-            number = sum(1 for name in self.module._modules if name.startswith("dcs_activation_"))
-            self.module.add_module(f"dcs_activation_{number}", new)
-            return self.module.graph.call_module(f"dcs_activation_{number}", (source,))
+            name = f"dcs_activation_{next(self._numbers)}"
+            self.module.add_module(name, new)
+            return self.module.graph.call_module(name, (source,))
 
     def _inlined(
         self, node: fx.Node, source: fx.Node, operator: str, replacement: str | nn.Module, inplace: bool, whole: str

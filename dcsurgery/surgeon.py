@@ -38,6 +38,13 @@ Undo = Callable[[], None]
 class Surgeon:
     """Edits one live model. Calls in source are collected and rewritten together by `finish`.
 
+    Parameters
+    ----------
+    model
+        The model.
+    is_copy
+        It was copied for this: nobody will want it back, and `undo` does nothing.
+
     Attributes
     ----------
     how
@@ -46,9 +53,12 @@ class Surgeon:
         Batch norms whose tensors went into a layer.
     """
 
-    def __init__(self, model: nn.Module, intercepted: frozenset[Place] = frozenset()) -> None:
+    def __init__(
+        self, model: nn.Module, intercepted: frozenset[Place] = frozenset(), *, is_copy: bool = False
+    ) -> None:
         self.model = model
         self._intercepted = intercepted
+        self._is_copy = is_copy
         self.how: dict[Place, str] = {}
         self.folds: list[Fold] = []
         self._undo: list[Undo] = []
@@ -140,8 +150,8 @@ class Surgeon:
         self._fused.clear()
 
     def undo(self) -> None:
-        """Take every edit back, last one first."""
-        while self._undo:
+        """Take every edit back, last one first; a copy is not wanted back."""
+        while self._undo and not self._is_copy:
             self._undo.pop()()
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -241,7 +251,7 @@ class Surgeon:
             above = [owner[:end] for end in range(len(owner)) if end == 0 or owner[end] == "."]
             programs = (self.module(path) for path in (*above, owner))
             program = next((m for m in programs if isinstance(m, ProgramModule)), None)
-            self._graphs[owner] = GraphSurgery(module, owner, program)
+            self._graphs[owner] = GraphSurgery(module, owner, program, undoable=not self._is_copy)
             self._undo.append(self._graphs[owner].undo)
         return self._graphs[owner]
 

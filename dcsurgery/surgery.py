@@ -186,7 +186,7 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
         refuse_wrapped(model)
     before = dict.fromkeys(model.state_dict())
     intercepted = {edit.place for edit in plan.edits if edit.place is not None and edit.settings.get("intercept")}
-    surgeon = Surgeon(model if inplace else copied(model), frozenset(intercepted))
+    surgeon = Surgeon(model if inplace else copied(model), frozenset(intercepted), is_copy=not inplace)
     try:
         if inplace and plan.edits and has_fragments(model):
             for slot, imported in list(import_fragments(model)):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import fx, nn
 
 import dcsurgery as dcs
 from dcsurgery.census import take_census
@@ -37,6 +38,16 @@ def flat(count):
     return nn.Sequential(*(m for _ in range(count) for m in (nn.Linear(2, 2), nn.SiLU(), nn.LayerNorm(2))))
 
 
+def graph(count):
+    drawn, root = fx.Graph(), nn.Module()
+    root.layer = nn.Linear(2, 2)
+    x = drawn.placeholder("x")
+    for _ in range(count):
+        x = drawn.call_method("tanh", (drawn.call_function(F.silu, (drawn.call_module("layer", (x,)),)),))
+    drawn.output(x)
+    return fx.GraphModule(root, drawn)
+
+
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
@@ -46,7 +57,7 @@ class Block(nn.Module):
         return self.inner(x) + self.act[0](x)
 
     def inner(self, x):
-        return torch.nn.functional.silu(self.norm(self.layer(x)))
+        return F.silu(self.norm(self.layer(x)))
 
 
 class Blocks(nn.Module):
@@ -81,14 +92,14 @@ class Callers(nn.Module):
         return x
 
 
-def surgery(model, inputs):
+def surgery(model, inputs, activation="irelu"):
     census = take_census(model, inputs)
-    plan = dcs.plan(model, example_inputs=inputs)
+    plan = dcs.plan(model, example_inputs=inputs, activation=activation)
     edited = dcs.apply(model, plan)
     return examine(model, edited, census, inputs, verify=inputs is None)
 
 
-@pytest.mark.parametrize("make", [flat, Blocks, Callers])
+@pytest.mark.parametrize("make", [flat, graph, Blocks, Callers])
 @pytest.mark.parametrize("ran", [False, True], ids=["static", "run"])
 def test_a_model_of_four_times_the_size_takes_four_times_the_work(make, ran):
     inputs = (torch.ones(2, 2),) if ran else None
@@ -101,4 +112,10 @@ def test_a_model_of_four_times_the_size_takes_four_times_the_work(make, ran):
 def test_a_plan_is_written_and_read_in_work_that_grows_like_it():
     plans = [dcs.plan(flat(count)) for count in (FEW, FEW * TIMES)]
     few, many = (calls_of(lambda p=plan: dcs.Plan.from_yaml(p.to_yaml())) for plan in plans)
+    assert many < 1.1 * TIMES * few
+
+
+def test_replacing_by_modules_in_a_graph_takes_work_that_grows_like_it():
+    surgery(graph(2), None, nn.Softplus())
+    few, many = (calls_of(lambda n=count: surgery(graph(n), None, nn.Softplus())) for count in (FEW, FEW * TIMES))
     assert many < 1.1 * TIMES * few
