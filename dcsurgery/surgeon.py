@@ -42,6 +42,8 @@ class Surgeon:
     ----------
     model
         The model.
+    intercepted
+        Places of calls that are replaced while they run, not in the source.
     is_copy
         It was copied for this: nobody will want it back, and `undo` does nothing.
 
@@ -53,9 +55,7 @@ class Surgeon:
         Batch norms whose tensors went into a layer.
     """
 
-    def __init__(
-        self, model: nn.Module, intercepted: frozenset[Place] = frozenset(), *, is_copy: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, intercepted: frozenset[Place] = frozenset(), *, is_copy: bool = False) -> None:
         self.model = model
         self._intercepted = intercepted
         self._is_copy = is_copy
