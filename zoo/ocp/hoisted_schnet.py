@@ -5,7 +5,7 @@ No capture of a whole model survives a neighbour list inside it, whose size depe
 Parameters, keys and energies are those of PyG's SchNet; after Schütt et al., arXiv:1706.08566.
 """
 
-from __future__ import annotations
+# Without "from __future__ import annotations": torch.fx cannot pickle a graph whose types are strings.
 
 import math
 
