@@ -19,6 +19,7 @@ from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.recording import seeded
 from dcsurgery.census import Census, site_key
+from dcsurgery.diffing.compounds import Compound, compounds_in
 from dcsurgery.diffing.network import ROOT, Edge, Network, Node
 from dcsurgery.example_inputs import call, preserved
 from dcsurgery.paths import PathSet, lineage
@@ -69,12 +70,17 @@ def label_of(value: Any) -> str:
     if isinstance(value, nn.Module):
         inner = getattr(value, "activation", None) if is_stand_in(value) else None
         # A GraphModule's class is made for the one instance, and another one for its copy.
-        name = "GraphModule" if isinstance(value, fx.GraphModule) else original_class(value).__name__
+        name = "GraphModule" if isinstance(value, fx.GraphModule) else _class_name(original_class(value))
         if inner is None:
             return name
         return label_of(inner) if name in ("InPlace", "ReplacedActivation") else f"{name}({label_of(inner)})"
     inner = getattr(value, "func", value)
     return str(getattr(inner, "__name__", type(value).__name__))
+
+
+def _class_name(cls: type) -> str:
+    """Return a class's name; TorchScript numbers those that it has seen before, and in every archive anew."""
+    return str(getattr(cls, "__torchscript_name__", cls.__name__)).rpartition(".")[2]
 
 
 def draw(model: nn.Module, census: Census, example_inputs: Any = None, closed: Collection[str] = ()) -> Drawn:
@@ -187,38 +193,36 @@ class _Drawing:
     def _body(self, capture: ModuleGraph) -> None:
         assert capture.graph is not None
         ids: dict[fx.Node, str | None] = {}  # None: a parameter, shown where it is used
-        compounds: dict[Any, str] = {}
+        compounds = compounds_in(capture.graph, capture.path, self._sites, exact=capture.method == "exact")
+        drawn: dict[Compound, str] = {}
         unused = _unused(capture.graph)
         for node in capture.graph.nodes:
             if node in unused:
                 continue
             inputs = [ids[source] for source in _inputs(node)]
             tensors = [source for source in inputs if source is not None]
+            compound = compounds.get(node)
             if node.op == "get_attr":
                 ids[node] = None
-                continue
-            if self._passes_on(capture.path, node):
+            elif self._passes_on(capture.path, node):
                 ids[node] = tensors[0] if tensors else None
-                continue
-            compound = node.meta.get("dcs_compound")
-            if compound in compounds:  # a user's activation is one node, whatever it is made of
-                ids[node] = compounds[compound]
-                continue
-            id_ = self._node(capture.path, node)
-            ids[node] = id_
-            if compound is not None:
-                compounds[compound] = id_
-                self._complete(compound, capture.graph, id_)
-            self._network.edges += [Edge(source, id_, position) for position, source in enumerate(tensors)]
+            elif compound in drawn:  # it is one node, whatever it is made of
+                ids[node] = drawn[compound]
+            else:
+                id_ = ids[node] = self._node(capture.path, node)
+                if compound is not None:
+                    drawn[compound] = id_
+                    self._complete(compound, id_)
+                self._network.edges += [Edge(source, id_, position) for position, source in enumerate(tensors)]
 
-    def _complete(self, compound: Any, graph: fx.Graph, id_: str) -> None:
-        """Give the node of a compound its name, and the site that any of its parts is."""
-        parts = [node for node in graph.nodes if node.meta.get("dcs_compound") == compound]
-        node = replace(self._network.nodes[id_], label=compound[0], detail="", shape=_shape(parts[-1]))
-        key = next((key for key in map(key_of, parts) if key is not None), None)
-        if key is not None:
-            self._keys[id_] = key
-            node = replace(node, **_of_site(self._sites.get(key)))
+    def _complete(self, compound: Compound, id_: str) -> None:
+        """Give the node of a compound its name, and the site that it is."""
+        node = replace(self._network.nodes[id_], label=compound.name, detail="", shape=_shape(compound.result))
+        if compound.key is not None:
+            self._keys[id_] = compound.key
+            node = replace(node, **_of_site(self._sites.get(compound.key)))
+        if compound.edited:
+            self._edited.add(id_)
         self._network.nodes[id_] = node
 
     def _passes_on(self, path: str, node: fx.Node) -> bool:
