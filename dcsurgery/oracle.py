@@ -60,12 +60,15 @@ class Watched:
         What the model returned.
     recording
         The recorded graphs of the same run.
+    kernels
+        Every kernel of the forward run, catalogued or not.
     """
 
     by_site: dict[Key, Counter[str]] = field(default_factory=dict)
     unknown: Counter[Kernel] = field(default_factory=Counter)
     output: Any = None
     recording: Recording = field(default_factory=Recording)
+    kernels: Counter[str] = field(default_factory=Counter)
 
 
 class _KernelWatch(TorchDispatchMode):
@@ -79,6 +82,7 @@ class _KernelWatch(TorchDispatchMode):
     ) -> Any:
         if not self._recorder.busy and torch._C._current_autograd_node() is None:
             name = func._schema.name.partition("::")[2]
+            self._watched.kernels[name] += 1
             operator = match_kernel(name)
             if operator is not None or name.rstrip("_") in FUSED_KERNELS:
                 self._see(name, None if operator is None else operator.name)

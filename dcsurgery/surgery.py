@@ -17,6 +17,7 @@ from dcsurgery.identity import fingerprint_of, structure_of
 from dcsurgery.key_map import KeyMap
 from dcsurgery.models import as_module
 from dcsurgery.plans import Edit, Plan
+from dcsurgery.record import note
 from dcsurgery.report import Report
 from dcsurgery.sites import FusedPlace
 from dcsurgery.subclass import original_class
@@ -199,6 +200,8 @@ def apply_plan(model: nn.Module, plan: Plan, *, inplace: bool = False) -> Surger
                 )
             owner.realise(surgeon, edit)
         surgeon.finish()
+        if plan.edits:
+            surgeon.remember(note(surgeon.model, plan))
     except Exception:  # whatever a user's class or a third party's pass may raise
         surgeon.undo()
         raise

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from dcsurgery.capture.control_flow import unfolded
 from dcsurgery.capture.recording import seeded
+from dcsurgery.checks.failing import first_line, raise_if_memory
 from dcsurgery.checks.outputs import named_tensors
 from dcsurgery.copying import copied
 from dcsurgery.example_inputs import arguments, converted, eagerly, fresh
@@ -40,37 +41,36 @@ class Function:
     ----------
     model
         The copy, in the model's own mode.
-    args, kwargs
-        What it is called with: tensors that depend on ``inputs`` and may be written into.
+    example_inputs
+        What it is called with.
     inputs
-        Name to leaf tensor, for every floating input.
+        Name to leaf tensor, for every floating input; changing its values changes what the model is called with.
     """
 
     model: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    example_inputs: Any
     inputs: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(model: nn.Module, example_inputs: Any) -> Function:
         """Copy a model and its inputs."""
-        function = Function(copied(model).double(), (), {})
-        function.feed(example_inputs)
+        function = Function(copied(model).double(), example_inputs)
+        function.arguments()
         return function
 
-    def feed(self, example_inputs: Any) -> None:
-        """Make new leaves from example inputs."""
-        self.inputs = {}
-        args, kwargs = arguments(converted(fresh(example_inputs), torch.float64))
-        self.args = tuple(self._leaf(value, f"argument {index}") for index, value in enumerate(args))
-        self.kwargs = {name: self._leaf(value, name) for name, value in kwargs.items()}
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return new arguments that depend on the leaves and may be written into."""
+        args, kwargs = arguments(converted(fresh(self.example_inputs), torch.float64))
+        return (
+            tuple(self._leaf(value, f"argument {index}") for index, value in enumerate(args)),
+            {name: self._leaf(value, name) for name, value in kwargs.items()},
+        )
 
     def _leaf(self, value: Any, name: str) -> Any:
         if isinstance(value, Tensor):
-            if not value.is_floating_point() or value.is_inference():
+            if not value.is_floating_point():
                 return value
-            leaf = self.inputs[name] = value.detach().requires_grad_()
-            return leaf.clone()
+            return self.inputs.setdefault(name, value.detach().clone().requires_grad_()).clone()
         if hasattr(value, "apply") and hasattr(value, "keys"):  # a PyG Data or Batch
             for key, item in value.to_dict().items():
                 if isinstance(item, Tensor) and item.is_floating_point():
@@ -87,8 +87,9 @@ class Function:
 
     def run(self, call: Any = None) -> dict[str, Tensor]:
         """Return the floating outputs by name; the random state is the same every time."""
+        args, kwargs = self.arguments()
         with seeded(), eagerly(), sdpa_kernel(SDPBackend.MATH), in_float64(), unfolded(self.model):
-            output = (call or self.model)(*self.args, **self.kwargs)
+            output = (call or self.model)(*args, **kwargs)
         return {name: t for name, t in named_tensors(output) if t.is_floating_point()}
 
 
@@ -128,9 +129,8 @@ def derivatives_of(outputs: Mapping[str, Tensor], variables: Mapping[str, Tensor
         try:
             gradients = torch.autograd.grad(scalar, leaves, create_graph=n < order, allow_unused=True)
         except (RuntimeError, NotImplementedError) as error:
-            if "out of memory" in str(error).lower() or "not enough memory" in str(error):
-                raise
-            found.stopped = f"an operator has no derivative of order {n}: {(str(error).splitlines() or [''])[0][:120]}"
+            raise_if_memory(error)
+            found.stopped = f"an operator has no derivative of order {n}: {first_line(error)}"
             break
         current = {
             name: torch.zeros_like(leaf) if gradient is None else gradient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -9,13 +10,15 @@ from torch import nn
 
 from dcsurgery.capture.graphs import Key
 from dcsurgery.census import Census, site_key
+from dcsurgery.checks.failing import first_line
 from dcsurgery.oracle import Watched, fused_kernels, kernels_of
 from dcsurgery.paths import PathSet, lineage
 from dcsurgery.plans import Plan
+from dcsurgery.profiling import profiled
 from dcsurgery.report import Check
 from dcsurgery.tree import join
 
-__all__ = ["check_known", "check_others", "check_residual", "left_running"]
+__all__ = ["check_known", "check_others", "check_profiler", "check_reached", "check_residual", "left_running"]
 
 
 def check_residual(
@@ -57,6 +60,60 @@ def check_known(before: Watched, after: Watched, census: Census) -> Check:
     unknown += [_named(key) for key in before.by_site if key not in known and key[0] != "fused"]
     reason = "; ".join(unknown[:5]) if unknown else f"{sum(sum(c.values()) for c in before.by_site.values())} kernels"
     return Check("known sites", "fail" if unknown else "pass", len(unknown), 0, reason)
+
+
+def check_profiler(
+    before: Watched, original: nn.Module, after: Watched, edited: nn.Module, plan: Plan, example_inputs: Any
+) -> Check:
+    """Count kernels a second time, by a profiler: nothing runs that the watching modes did not see.
+
+    What it sees more of than they did, and more than the original leaves over when the edited sites are taken out, runs
+    where they cannot look.
+    """
+    try:
+        old, new = profiled(original, example_inputs), profiled(edited, example_inputs)
+    except RuntimeError as error:  # another profiler is running, or the model refuses to run without gradients
+        return Check("profiler", "skip", reason=first_line(error))
+    removed: Counter[str] = Counter()
+    own: set[str] = set()
+    for edit in plan.edits:
+        if edit.place is not None:
+            removed.update({_plain(k): n for k, n in before.by_site.get(site_key(edit.place), {}).items()})
+            own |= {_plain(name) for name in kernels_of(edit.settings.get("module"))}
+    seen: Counter[str] = Counter()
+    for name, count in after.kernels.items():
+        seen[_plain(name)] += count
+    totals, most = _by_kernel(new), _by_kernel(old)
+    wrong = []
+    for name, count in totals.items():
+        allowed = max(seen[name], most[name] - removed[name])
+        if name not in own and count > allowed:
+            paths = sorted({path or "the model" for kernel, path in new if kernel == name})
+            wrong.append(f"{name} runs {count} times, {allowed} expected, in {', '.join(paths[:3])}")
+    reason = "; ".join(wrong[:3]) if wrong else f"{sum(totals.values())} kernels, none that was not seen before"
+    return Check("profiler", "fail" if wrong else "pass", len(wrong), 0, reason)
+
+
+def _plain(kernel: str) -> str:
+    return kernel.rstrip("_")
+
+
+def _by_kernel(counted: Counter[tuple[str, str]]) -> Counter[str]:
+    totals: Counter[str] = Counter()
+    for (name, _), count in counted.items():
+        totals[name] += count
+    return totals
+
+
+def check_reached(census: Census, plan: Plan) -> Check:
+    """Every selected site ran: an edit at one that did not is made and not proven."""
+    selected = {edit.site for edit in plan.edits}
+    idle = [site for site in census if site.runs == 0 and site.name in selected]
+    others = sum(site.runs == 0 for site in census) - len(idle)
+    if idle:
+        told = ", ".join(f"{site.name} ({site.where})" if site.where else site.name for site in idle[:5])
+        return Check("reached", "skip", len(idle), 0, f"edited, but never run by these inputs: {told}")
+    return Check("reached", "pass", 0, 0, f"every selected site ran; {others} others did not")
 
 
 def check_others(before: Watched, after: Watched, selected: set[Key]) -> Check:

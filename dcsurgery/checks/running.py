@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from dcsurgery.capture.recording import seeded
 from dcsurgery.example_inputs import call, preserved, unfit
 from dcsurgery.oracle import Watched, watch
 
@@ -16,7 +17,7 @@ __all__ = ["run", "watched"]
 def run(model: nn.Module, example_inputs: Any) -> Any:
     """Return what a model returns on its example inputs."""
     try:
-        with preserved(model):
+        with preserved(model), seeded():
             return call(model, example_inputs)
     except Exception as error:
         raise unfit(model, example_inputs, error) from error

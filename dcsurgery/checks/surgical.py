@@ -1,25 +1,122 @@
-"""Every check of one applied plan."""
+"""Every check of one edited model against its original, in the order in which they are reported."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from dcsurgery.capture.graphs import Key
 from dcsurgery.census import Census, site_key
 from dcsurgery.checks.derivatives import check_edit_derivatives
+from dcsurgery.checks.forces import check_forces
 from dcsurgery.checks.graphs import check_graphs, leaves_of
+from dcsurgery.checks.identity import check_identity, check_undo
+from dcsurgery.checks.jets import check_jets
+from dcsurgery.checks.modes import check_modes
 from dcsurgery.checks.outputs import check_finite
 from dcsurgery.checks.reload import check_reload
-from dcsurgery.checks.residual import check_known, check_others, check_residual
+from dcsurgery.checks.residual import check_known, check_others, check_profiler, check_reached, check_residual
 from dcsurgery.checks.running import watched
-from dcsurgery.checks.structure import check_keys
-from dcsurgery.checks.values import check_values
+from dcsurgery.checks.structure import check_keys, check_structure
+from dcsurgery.checks.values import check_sizes, check_values
 from dcsurgery.errors import BadInput
+from dcsurgery.oracle import Watched
+from dcsurgery.plans import Plan
 from dcsurgery.report import Check
 from dcsurgery.surgery import Surgery
 
-__all__ = ["check_surgery"]
+__all__ = ["Comparison", "check_surgery"]
+
+_SLOW = 2.0  # seconds of one watched run: beyond it, a transform leaves what runs a model often to `verify`
+_RUNS = ("residual", "known sites", "other sites", "graph equals plan", "finite", "value witness", "gradcheck")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An original, an edited model, what was edited, and inputs to run both on."""
+
+    original: nn.Module
+    edited: nn.Module
+    plan: Plan
+    census: Census
+    example_inputs: Any
+
+    @property
+    def edited_sites(self) -> set[Key]:
+        """The places of all edits."""
+        return {site_key(edit.place) for edit in self.plan.edits if edit.place is not None}
+
+    @property
+    def selected(self) -> set[Key]:
+        """The places whose operator must not run any more."""
+        edits = [edit for edit in self.plan.edits if edit.place is not None and leaves_of(edit) != "operator"]
+        return {site_key(edit.place) for edit in edits if edit.place is not None}
+
+    def static(self) -> list[Check]:
+        """Check what can be seen without a run."""
+        return [
+            check_keys(self.original, self.edited, self.plan.edits),
+            check_structure(self.original, self.edited),
+        ]
+
+    def run(self) -> tuple[Watched, Watched, float]:
+        """Run both models, and tell how many seconds the faster one took.
+
+        Raises
+        ------
+        BadInput
+            If the original does not accept the inputs.
+        EditedFails
+            If the edited one does not.
+        """
+        begun = time.perf_counter()
+        before = watched(self.original, self.example_inputs)
+        between = time.perf_counter()
+        try:
+            after = watched(self.edited, self.example_inputs, before.recording.calls)
+        except BadInput as error:
+            raise EditedFails(error.message, where=error.where, fix=error.fix) from error
+        # The first run of all loads what torch loads lazily.
+        return before, after, min(between - begun, time.perf_counter() - between)
+
+    def of_runs(self, before: Watched, after: Watched) -> list[Check]:
+        """Check what the runs executed and what came out."""
+        original, edited, plan, inputs = self.original, self.edited, self.plan, self.example_inputs
+        return [
+            check_residual(before, after, self.selected, plan, edited, inputs),
+            check_known(before, after, self.census),
+            check_reached(self.census, plan),
+            check_others(before, after, self.edited_sites),
+            check_profiler(before, original, after, edited, plan, inputs),
+            check_graphs(before, after, plan),
+            check_finite(after.output),
+        ]
+
+    def of_values(self, before: Watched, order: int, witness_order: int = 3) -> list[Check]:
+        """Check values and derivatives."""
+        original, edited, plan, inputs = self.original, self.edited, self.plan, self.example_inputs
+        return [
+            check_values(original, edited, plan.edits, before.recording, inputs, witness_order),
+            *check_edit_derivatives(original, edited, inputs, order),
+            check_forces(edited, inputs, original),
+            check_jets(edited, inputs, original),
+        ]
+
+    def repeated(self, before: Watched) -> Iterator[tuple[str, Callable[[], Check]]]:
+        """Yield the checks that run the models several times more, by name."""
+        original, edited, plan, inputs = self.original, self.edited, self.plan, self.example_inputs
+        yield "other mode", lambda: check_modes(original, edited, plan, self.selected, self.edited_sites, inputs)
+        yield "other size", lambda: check_sizes(original, edited, plan.edits, before.recording, inputs)
+        yield "identity", lambda: check_identity(original, inputs)
+        yield "undo", lambda: check_undo(original, plan, inputs)
+
+
+class EditedFails(BadInput):
+    """The edited model does not run where the original does."""
 
 
 def check_surgery(
@@ -42,32 +139,23 @@ def check_surgery(
     -------
     checks, warnings
     """
-    edited, plan = surgery.model, surgery.plan
-    checks = [check_keys(original, surgery)]
+    plan = surgery.plan
+    comparison = Comparison(original, surgery.model, plan, census, example_inputs)
+    checks = comparison.static()
     if example_inputs is None:
-        reason = "no example inputs"
-        names = ("residual", "known sites", "other sites", "graph equals plan", "finite", "value witness", "gradcheck")
-        checks += [Check(name, "skip", reason=reason) for name in names]
+        checks += [Check(name, "skip", reason="no example inputs") for name in _RUNS]
         if plan.unedited:  # known without a run: they are still there
             left = "; ".join(f"{name} (not edited)" for name in plan.unedited)
-            checks[1] = Check("residual", "fail", len(plan.unedited), 0, left)
-        warnings = ["nothing was run: give example inputs (--inputs FILE) to prove the edit"]
-        return checks, warnings
-    before = watched(original, example_inputs)
+            checks[2] = Check("residual", "fail", len(plan.unedited), 0, left)
+        return checks, ["nothing was run: give example inputs (--inputs FILE) to prove the edit"]
     try:
-        after = watched(edited, example_inputs, before.recording.calls)
-    except BadInput as error:
+        before, after, seconds = comparison.run()
+    except EditedFails as error:
         return [*checks, Check("runs", "fail", reason=str(error))], []
-    edited_sites = {site_key(e.place) for e in plan.edits if e.place is not None}
-    selected = {site_key(e.place) for e in plan.edits if e.place is not None and leaves_of(e) != "operator"}
-    checks += [
-        check_residual(before, after, selected, plan, edited, example_inputs),
-        check_known(before, after, census),
-        check_others(before, after, edited_sites),
-        check_graphs(before, after, plan),
-        check_finite(after.output),
-    ]
-    checks.append(check_values(original, edited, plan.edits, before.recording, example_inputs))
-    checks += check_edit_derivatives(original, edited, example_inputs, order=1)
-    checks.append(check_reload(edited, example_inputs))
+    checks += comparison.of_runs(before, after)
+    checks += comparison.of_values(before, order=1, witness_order=3 if seconds < _SLOW else 1)
+    for name, check in comparison.repeated(before):
+        slow = f"one run takes {seconds:.1f} s; dcsurgery verify makes this check"
+        checks.append(check() if seconds < _SLOW else Check(name, "skip", reason=slow))
+    checks.append(check_reload(surgery.model, example_inputs))
     return checks, []

@@ -11,16 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from dcsurgery.capture.recording import Recording
+from dcsurgery.checks.failing import first_line, raise_if_memory
 from dcsurgery.checks.functional import Derivatives, Function, derivatives_of
 from dcsurgery.checks.outputs import refusal
+from dcsurgery.checks.running import run
+from dcsurgery.checks.sizes import resized
 from dcsurgery.errors import BadInput
 from dcsurgery.plans import Edit
 from dcsurgery.report import Check
 from dcsurgery.witness import Witness
 
-__all__ = ["Deviation", "check_values", "largest_deviation"]
+__all__ = ["Deviation", "check_sizes", "check_values", "largest_deviation"]
 
 NAME = "value witness"
+SIZES = "other size"
 LIMIT = 1e-12
 _ROUNDINGS = 1e3
 _SMALL = 1e-3  # of the largest: a smaller tensor is compared on this scale
@@ -63,6 +67,8 @@ def check_values(
     recording: Recording,
     example_inputs: Any,
     order: int = 3,
+    *,
+    partly: bool = False,
 ) -> Check:
     """Compare the edited model with the value witness, in float64.
 
@@ -78,6 +84,8 @@ def check_values(
         See `take_census`.
     order
         Highest derivative.
+    partly
+        Sites that run less often than in the recorded run are no reason to skip.
     """
     try:
         witnessed, edited_one = Function.of(original, example_inputs), Function.of(edited, example_inputs)
@@ -94,9 +102,9 @@ def check_values(
     try:
         expected, missed = _witnessed(witnessed, edits, recording, example_inputs, both, order)
     except Exception as error:  # noqa: BLE001 - a model may refuse float64 in any way
-        _raise_if_memory(error)
-        return Check(NAME, "skip", reason=f"the original does not run in float64 ({_first_line(error)})")
-    if missed:
+        raise_if_memory(error)
+        return Check(NAME, "skip", reason=f"the original does not run in float64 ({first_line(error)})")
+    if missed and not partly:
         told = "; ".join(f"{name}: {reason}" for name, reason in list(missed.items())[:3])
         return Check(NAME, "skip", reason=f"{len(missed)} sites have no witness: {told}")
     reason = refusal(expected.values)
@@ -105,11 +113,26 @@ def check_values(
     try:
         found = _derivatives(edited_one, edited_one.run(), both, order)
     except Exception as error:  # noqa: BLE001
-        _raise_if_memory(error)
+        raise_if_memory(error)
         return Check(
-            NAME, "fail", None, limit, f"the original runs in float64, the edited model does not ({_first_line(error)})"
+            NAME, "fail", None, limit, f"the original runs in float64, the edited model does not ({first_line(error)})"
         )
     return _compare(found, expected, limit)
+
+
+def check_sizes(
+    original: nn.Module, edited: nn.Module, edits: Collection[Edit], recording: Recording, example_inputs: Any
+) -> Check:
+    """Compare with the witness on inputs of another size: nothing of the edit may depend on the one it was made with."""
+    other, what = resized(example_inputs)
+    if other is None:
+        return Check(SIZES, "skip", reason=what)
+    try:
+        run(original, other)
+    except BadInput as error:
+        return Check(SIZES, "skip", reason=f"the original does not run on {what}: {error.message[:120]}")
+    check = check_values(original, edited, edits, recording, other, order=0, partly=True)
+    return Check(SIZES, check.status, check.figure, check.limit, f"{what}: {check.reason}")
 
 
 def _witnessed(
@@ -155,12 +178,3 @@ def _compare(found: Derivatives, expected: Derivatives, limit: float) -> Check:
 
 def _precision(model: nn.Module) -> float:
     return max((torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point()), default=0.0)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
-
-
-def _raise_if_memory(error: Exception) -> None:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
-        raise error
