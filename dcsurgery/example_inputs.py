@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from dcsurgery.errors import BadInput
+from dcsurgery.memory import is_memory_error
 
 __all__ = ["arguments", "call", "converted", "describe", "eagerly", "fresh", "preserved", "unfit"]
 
@@ -127,14 +130,55 @@ def describe(value: Any) -> str:
 
 
 def unfit(model: nn.Module, example_inputs: Any, error: Exception) -> BadInput:
-    """Return the error for a forward that raised on the example inputs."""
-    traceback, place = error.__traceback__, ""
+    """Return the error for a forward that raised on the example inputs: what was expected, and what was given."""
+    frames = []
+    traceback = error.__traceback__
     while traceback is not None:
-        place = f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
+        frames.append((traceback.tb_frame, traceback.tb_lineno))
         traceback = traceback.tb_next
+    users = [f for f in frames if not f[0].f_code.co_filename.startswith(_LIBRARIES)] or frames
+    where = f"{users[-1][0].f_code.co_filename}:{users[-1][1]}" if users else None
     text = (str(error).strip().splitlines() or [""])[0]
-    return BadInput(
-        f"{type(model).__name__}.forward raised {type(error).__name__}: {text[:200]}",
-        where=place or None,
-        fix=f"give example inputs that it accepts; these were {describe(example_inputs)}",
-    )
+    told = f"{type(model).__name__}.forward raised {type(error).__name__}: {text[:200]}"
+    given = describe(example_inputs)
+    if is_memory_error(error):
+        return BadInput(f"not enough memory: {told}", where=where, fix=f"give smaller inputs; these were {given}")
+    devices = _devices([*model.parameters(), *model.buffers()]), _devices(pytree.tree_leaves(example_inputs))
+    if devices[0] and devices[1] and devices[0].isdisjoint(devices[1]):
+        names = tuple(", ".join(sorted(found)) for found in devices)
+        told, fix = (
+            f"the model is on {names[0]}, the inputs are on {names[1]}: {told}",
+            f"move the inputs to {names[0]}",
+        )
+        return BadInput(told, where=where, fix=fix)
+    expected = next((e for frame, _ in reversed(frames) if (e := _expected(model, frame.f_locals))), "")
+    fix = f"give example inputs that it accepts; these were {given}"
+    return BadInput(f"{told}{expected}", where=where, fix=fix)
+
+
+def _devices(values: list[Any]) -> set[str]:
+    return {value.device.type for value in values if isinstance(value, torch.Tensor)}
+
+
+_LIBRARIES = tuple(f"{Path(str(module.__file__)).parent}{os.sep}" for module in (torch, sys.modules[__package__]))
+
+#: Attribute of a layer that says what it takes, and the dimension of its input that has to be that large.
+_WIDTHS = (("in_features", -1), ("input_size", -1), ("in_channels", 1), ("num_features", 1), ("num_channels", 1))
+
+
+def _expected(model: nn.Module, local: dict[str, Any]) -> str:
+    """Say what the layer whose forward is running expects, empty where it is none or has what it expects."""
+    layer = local.get("self")
+    if not isinstance(layer, nn.Module):
+        return ""
+    given = next((v for name, v in local.items() if name != "self" and isinstance(v, torch.Tensor)), None)
+    path = next((path for path, module in model.named_modules() if module is layer), "")
+    for name, dimension in _WIDTHS:
+        width = getattr(layer, name, None)
+        if isinstance(width, int) and given is not None:
+            if given.dim() > max(dimension, 0) and given.shape[dimension] == width:
+                return ""
+            shape = "[…, {}]" if dimension == -1 else "[batch, {}, …]"
+            what = f"{path or 'the model'} ({type(layer).__name__})"
+            return f"; {what} expects {shape.format(width)}, it was given {list(given.shape)}"
+    return ""

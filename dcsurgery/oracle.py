@@ -80,11 +80,12 @@ class _KernelWatch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not self._recorder.busy and torch._C._current_autograd_node() is None:
+        if torch._C._current_autograd_node() is None:
             name = func._schema.name.partition("::")[2]
             self._watched.kernels[name] += 1
-            operator = match_kernel(name)
-            if operator is not None or name.rstrip("_") in FUSED_KERNELS:
+            operator = None if self._recorder.busy else match_kernel(name)
+            fused = not self._recorder.busy and name.rstrip("_") in FUSED_KERNELS
+            if operator is not None or fused:
                 self._see(name, None if operator is None else operator.name)
         return func(*args, **(kwargs or {}))
 

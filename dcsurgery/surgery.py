@@ -15,6 +15,7 @@ from dcsurgery.errors import BadInput, CheckFailed, PlanMismatch
 from dcsurgery.exported import ProgramModule, program_of
 from dcsurgery.identity import fingerprint_of, structure_of
 from dcsurgery.key_map import KeyMap
+from dcsurgery.memory import telling_memory
 from dcsurgery.models import as_module
 from dcsurgery.plans import Edit, Plan
 from dcsurgery.record import note
@@ -259,6 +260,11 @@ def examine(
     verify
         False runs no check, and the report warns of that.
 
+    Raises
+    ------
+    BadInput
+        If there is not enough memory for a check.
+
     Returns
     -------
     Report
@@ -269,7 +275,8 @@ def examine(
     selected = {edit.site for edit in surgery.plan.edits}
     alone = tuple(f"{s.name}: {s.operator} {s.reason or '(not selected)'}" for s in census if s.name not in selected)
     if verify:
-        checks, warnings = check_surgery(original, surgery, census, example_inputs)
+        with telling_memory("checking"):
+            checks, warnings = check_surgery(original, surgery, census, example_inputs)
     else:
         checks, warnings = [], ["nothing was checked, as asked"]
     report = surgery.report

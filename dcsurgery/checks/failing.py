@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from dcsurgery.memory import is_memory_error
 
-__all__ = ["first_line", "is_memory_error", "raise_if_memory"]
+__all__ = ["first_line", "raise_if_memory"]
 
 
 def first_line(error: BaseException) -> str:
     """Return ``Kind: first line of the message``."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
-
-
-def is_memory_error(error: BaseException) -> bool:
-    """Say whether an exception means that there was not enough memory."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)
-    )
 
 
 def raise_if_memory(error: Exception) -> None:

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from dcsurgery.report import Check
 
-__all__ = ["check_finite", "equal", "named_tensors", "refusal", "tensors_of"]
+__all__ = ["check_finite", "equal", "named_tensors", "refusal", "tensors_of", "without_numbers"]
 
 _ZERO = 1e-12
 
@@ -58,13 +58,23 @@ def equal(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
+def without_numbers(output: Any) -> str:
+    """Say which tensor of an output holds no numbers, empty if all do."""
+    for name, tensor in named_tensors(output):
+        if isinstance(tensor, FakeTensor) or tensor.is_meta:
+            return (
+                f"{name} is a {'FakeTensor' if isinstance(tensor, FakeTensor) else 'meta tensor'}: it holds no numbers"
+            )
+    return ""
+
+
 def refusal(tensors: Mapping[str, Tensor]) -> str:
     """Say why nothing can be compared with these tensors, empty if something can."""
     if not tensors:
         return "there is no floating output"
+    if any(isinstance(tensor, FakeTensor) or tensor.is_meta for tensor in tensors.values()):
+        return "the output holds no numbers"
     for name, tensor in tensors.items():
-        if isinstance(tensor, FakeTensor) or tensor.is_meta:
-            return f"{name} is a {'FakeTensor' if isinstance(tensor, FakeTensor) else 'meta tensor'} without numbers"
         if not bool(torch.isfinite(tensor).all()):
             return f"{name} is not finite"
     largest = max((float(t.detach().abs().max()) for t in tensors.values() if t.numel()), default=0.0)
@@ -76,10 +86,9 @@ def check_finite(output: Any) -> Check:
     tensors = dict(named_tensors(output))
     if not tensors:
         return Check("finite", "skip", reason="the model returns no tensor")
-    for name, tensor in tensors.items():
-        if isinstance(tensor, FakeTensor) or tensor.is_meta:
-            kind = "FakeTensor" if isinstance(tensor, FakeTensor) else "meta tensor"
-            return Check("finite", "fail", None, 0, f"{name} is a {kind}: it holds no numbers")
+    unreal = without_numbers(output)
+    if unreal:
+        return Check("finite", "fail", None, 0, unreal)
     bad = {n: int((~torch.isfinite(t)).sum()) for n, t in tensors.items() if t.is_floating_point() or t.is_complex()}
     count = sum(bad.values())
     where = ", ".join(name for name, number in bad.items() if number)

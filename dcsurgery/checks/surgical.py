@@ -17,7 +17,7 @@ from dcsurgery.checks.graphs import check_graphs, leaves_of
 from dcsurgery.checks.identity import check_identity, check_undo
 from dcsurgery.checks.jets import check_jets
 from dcsurgery.checks.modes import check_modes
-from dcsurgery.checks.outputs import check_finite
+from dcsurgery.checks.outputs import check_finite, without_numbers
 from dcsurgery.checks.reload import check_reload
 from dcsurgery.checks.residual import check_known, check_others, check_profiler, check_reached, check_residual
 from dcsurgery.checks.running import watched
@@ -29,8 +29,10 @@ from dcsurgery.plans import Plan
 from dcsurgery.report import Check
 from dcsurgery.surgery import Surgery
 
-__all__ = ["Comparison", "check_surgery"]
+__all__ = ["NOTHING_RUN", "Comparison", "EditedFails", "check_surgery"]
 
+NOTHING_RUN = "nothing was run: give example inputs (--inputs FILE) to prove the edit"
+_REPEATED = ("other mode", "other size", "identity", "undo")
 _SLOW = 2.0  # seconds of one watched run: beyond it, a transform leaves what runs a model often to `verify`
 _RUNS = ("residual", "known sites", "other sites", "graph equals plan", "finite", "value witness", "gradcheck")
 
@@ -62,6 +64,14 @@ class Comparison:
             check_keys(self.original, self.edited, self.plan.edits),
             check_structure(self.original, self.edited),
         ]
+
+    def without_inputs(self) -> list[Check]:
+        """Return the checks that need a run: skipped, but for sites that are known to be there still."""
+        checks = [Check(name, "skip", reason="no example inputs") for name in _RUNS]
+        if self.plan.unedited:
+            left = "; ".join(f"{name} (not edited)" for name in self.plan.unedited)
+            checks[0] = Check("residual", "fail", len(self.plan.unedited), 0, left)
+        return checks
 
     def run(self) -> tuple[Watched, Watched, float]:
         """Run both models, and tell how many seconds the faster one took.
@@ -106,13 +116,23 @@ class Comparison:
             check_jets(edited, inputs, original),
         ]
 
+    @staticmethod
+    def refused(before: Watched, after: Watched) -> list[Check]:
+        """Return the skipped checks of values where an output holds none; empty where both have numbers."""
+        unreal = without_numbers(before.output) or without_numbers(after.output)
+        names = ("value witness", "gradcheck", "forces", "PDE order", *_REPEATED, "reload")
+        return [Check(name, "skip", reason=unreal) for name in names] if unreal else []
+
     def repeated(self, before: Watched) -> Iterator[tuple[str, Callable[[], Check]]]:
         """Yield the checks that run the models several times more, by name."""
         original, edited, plan, inputs = self.original, self.edited, self.plan, self.example_inputs
-        yield "other mode", lambda: check_modes(original, edited, plan, self.selected, self.edited_sites, inputs)
-        yield "other size", lambda: check_sizes(original, edited, plan.edits, before.recording, inputs)
-        yield "identity", lambda: check_identity(original, inputs)
-        yield "undo", lambda: check_undo(original, plan, inputs)
+        checks: tuple[Callable[[], Check], ...] = (
+            lambda: check_modes(original, edited, plan, self.selected, self.edited_sites, inputs),
+            lambda: check_sizes(original, edited, plan.edits, before.recording, inputs),
+            lambda: check_identity(original, inputs),
+            lambda: check_undo(original, plan, inputs),
+        )
+        yield from zip(_REPEATED, checks, strict=True)
 
 
 class EditedFails(BadInput):
@@ -143,16 +163,15 @@ def check_surgery(
     comparison = Comparison(original, surgery.model, plan, census, example_inputs)
     checks = comparison.static()
     if example_inputs is None:
-        checks += [Check(name, "skip", reason="no example inputs") for name in _RUNS]
-        if plan.unedited:  # known without a run: they are still there
-            left = "; ".join(f"{name} (not edited)" for name in plan.unedited)
-            checks[2] = Check("residual", "fail", len(plan.unedited), 0, left)
-        return checks, ["nothing was run: give example inputs (--inputs FILE) to prove the edit"]
+        return [*checks, *comparison.without_inputs()], [NOTHING_RUN]
     try:
         before, after, seconds = comparison.run()
     except EditedFails as error:
         return [*checks, Check("runs", "fail", reason=str(error))], []
     checks += comparison.of_runs(before, after)
+    refused = comparison.refused(before, after)
+    if refused:
+        return [*checks, *refused], []
     checks += comparison.of_values(before, order=1, witness_order=3 if seconds < _SLOW else 1)
     for name, check in comparison.repeated(before):
         slow = f"one run takes {seconds:.1f} s; dcsurgery verify makes this check"

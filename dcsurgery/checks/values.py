@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from dcsurgery.checks.functional import Derivatives, Function, derivatives_of
 from dcsurgery.checks.outputs import refusal
 from dcsurgery.checks.running import run
 from dcsurgery.checks.sizes import resized
+from dcsurgery.checks.suspects import suspects
 from dcsurgery.errors import BadInput
 from dcsurgery.plans import Edit
 from dcsurgery.report import Check
@@ -117,7 +118,11 @@ def check_values(
         return Check(
             NAME, "fail", None, limit, f"the original runs in float64, the edited model does not ({first_line(error)})"
         )
-    return _compare(found, expected, limit)
+    check = _compare(found, expected, limit)
+    if check.status == "fail":
+        places = suspects(edited, edits)
+        return replace(check, reason=f"{check.reason}; {places}") if places else check
+    return check
 
 
 def check_sizes(

@@ -10,9 +10,10 @@ from torch import nn
 from dcsurgery.census import take_census
 from dcsurgery.checks.comparison import plan_between
 from dcsurgery.checks.reload import check_reload_elsewhere, reader_for
-from dcsurgery.checks.surgical import Comparison, EditedFails
+from dcsurgery.checks.surgical import NOTHING_RUN, Comparison, EditedFails
 from dcsurgery.errors import BadInput
 from dcsurgery.fresh_process import FreshProcess
+from dcsurgery.memory import telling_memory
 from dcsurgery.models import as_module
 from dcsurgery.report import Check, Report
 
@@ -30,7 +31,7 @@ def verify(original: nn.Module, edited: nn.Module, example_inputs: Any, order: i
     original, edited
         The models.
     example_inputs
-        See `take_census`.
+        See `take_census`; None leaves only what can be seen without a run.
     order
         Highest derivative that is checked against finite differences, 1 to 3, in float64.
 
@@ -51,6 +52,7 @@ def verify(original: nn.Module, edited: nn.Module, example_inputs: Any, order: i
         process = reader_for(edited)  # it imports while this one checks
         if process is not None:
             stack.enter_context(process)
+        stack.enter_context(telling_memory("checking"))
         return _report(original, edited, example_inputs, order, process)
 
 
@@ -63,11 +65,16 @@ def _report(
     checks = comparison.static()
     done = tuple(str(edit) for edit in plan.edits)
     warnings = (f"{len(done)} edits, told by {source}" if done else "no edit was found: the models should be equal",)
+    if example_inputs is None:
+        return Report((*checks, *comparison.without_inputs()), done, warnings=(*warnings, NOTHING_RUN))
     try:
         before, after, _ = comparison.run()
     except EditedFails as error:
         return Report((*checks, Check("runs", "fail", reason=str(error))), done, warnings=warnings)
     checks += comparison.of_runs(before, after)
+    refused = comparison.refused(before, after)
+    if refused:
+        return Report((*checks, *refused), done, warnings=warnings)
     checks += comparison.of_values(before, order)
     checks += [check() for name, check in comparison.repeated(before) if name != "undo"]
     checks.append(check_reload_elsewhere(edited, example_inputs, process))

@@ -14,6 +14,7 @@ from dcsurgery.cli.failures import PROGRAM, OneLineGroup
 from dcsurgery.cli.inspecting import inspect
 from dcsurgery.cli.operating import apply, transform
 from dcsurgery.cli.planning import plan
+from dcsurgery.cli.verifying import verify
 
 __all__ = ["app", "main"]
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog="Exit codes: 0 done and checks passed, 1 a check failed, 2 bad input or usage, 3 nothing matched.",
 )
-for _command in (inspect, plan, apply, transform, diff):
+for _command in (inspect, plan, apply, transform, verify, diff):
     app.command()(_command)
 
 

@@ -16,9 +16,18 @@ if TYPE_CHECKING:
     from dcsurgery.census import Census
     from dcsurgery.diffing import Diff
     from dcsurgery.plans import Plan
+    from dcsurgery.report import Report
     from dcsurgery.surgery import Surgery
 
-__all__ = ["census_document", "diff_document", "failure_document", "plan_document", "surgery_document", "to_json"]
+__all__ = [
+    "census_document",
+    "diff_document",
+    "failure_document",
+    "plan_document",
+    "surgery_document",
+    "to_json",
+    "verification_document",
+]
 
 
 def to_json(document: Any) -> str:
@@ -53,6 +62,11 @@ def surgery_document(
 def diff_document(diff: Diff, files: Mapping[str, Any]) -> dict[str, Any]:
     """Return what changed from one model to another."""
     return {**_head("diff", 0), "files": files, **diff.to_dict()}
+
+
+def verification_document(code: int, report: Report, files: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checks of one model against another."""
+    return {**_head("verify", code), "files": files, "report": report.to_dict()}
 
 
 def failure_document(message: str, code: int) -> dict[str, Any]:
