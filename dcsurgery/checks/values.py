@@ -69,7 +69,7 @@ def check_values(
     example_inputs: Any,
     order: int = 3,
     *,
-    partly: bool = False,
+    other_inputs: bool = False,
 ) -> Check:
     """Compare the edited model with the value witness, in float64.
 
@@ -85,8 +85,8 @@ def check_values(
         See `take_census`.
     order
         Highest derivative.
-    partly
-        Sites that run less often than in the recorded run are no reason to skip.
+    other_inputs
+        The inputs are not those of the recorded run: sites may run less often.
     """
     try:
         witnessed, edited_one = Function.of(original, example_inputs), Function.of(edited, example_inputs)
@@ -101,11 +101,13 @@ def check_values(
         if name in edited_one.parameters() and name.rpartition(".")[0] not in changed
     ]
     try:
-        expected, missed = _witnessed(witnessed, edits, recording, example_inputs, both, order)
+        expected, missed = _witnessed(
+            witnessed, edits, recording, example_inputs, both, order, other_inputs=other_inputs
+        )
     except Exception as error:  # noqa: BLE001 - a model may refuse float64 in any way
         raise_if_memory(error)
         return Check(NAME, "skip", reason=f"the original does not run in float64 ({first_line(error)})")
-    if missed and not partly:
+    if missed:
         told = "; ".join(f"{name}: {reason}" for name, reason in list(missed.items())[:3])
         return Check(NAME, "skip", reason=f"{len(missed)} sites have no witness: {told}")
     reason = refusal(expected.values)
@@ -136,7 +138,7 @@ def check_sizes(
         run(original, other)
     except BadInput as error:
         return Check(SIZES, "skip", reason=f"the original does not run on {what}: {error.message[:120]}")
-    check = check_values(original, edited, edits, recording, other, order=0, partly=True)
+    check = check_values(original, edited, edits, recording, other, order=0, other_inputs=True)
     return Check(SIZES, check.status, check.figure, check.limit, f"{what}: {check.reason}")
 
 
@@ -147,11 +149,13 @@ def _witnessed(
     example_inputs: Any,
     names: list[str],
     order: int,
+    *,
+    other_inputs: bool,
 ) -> tuple[Derivatives, dict[str, str]]:
     with Witness(function.model, edits, recording, example_inputs) as witness:
         # Derivatives inside, too: checkpointed parts run again for them.
         expected = _derivatives(function, function.run(witness), names, order)
-    return expected, witness.missed()
+    return expected, witness.missed(other_inputs=other_inputs)
 
 
 def _derivatives(function: Function, outputs: dict[str, Tensor], names: list[str], order: int) -> Derivatives:

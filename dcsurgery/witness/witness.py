@@ -104,8 +104,11 @@ class Witness:
             output = map_labels(output, times_C, _is_label, check_outputs(edit.settings.get("outputs")))
         return output
 
-    def missed(self) -> dict[str, str]:
-        """Return the sites that ran in the recorded run and at which the witness did not stand in as often, with a reason."""
+    def missed(self, *, other_inputs: bool = False) -> dict[str, str]:
+        """Return the sites that ran in the recorded run and at which the witness did not stand in as often, with a reason.
+
+        With other inputs than in the recorded run, once is enough.
+        """
         found = dict(self.uncovered)
         for key, stand in self._stands.items():
             event = self._recording.events.get(key)
@@ -114,6 +117,7 @@ class Witness:
                 runs = int(self._recording.fused_calls[str(key[1])] > 0)
             if key[0] == "node":
                 runs = self._recording.calls[str(key[1])] * len(self._nodes.get(key, ()))
+            runs = min(runs, 1) if other_inputs else runs
             if self.replaced[key] < runs and stand.name not in found:
                 found[stand.name] = f"stood in {self.replaced[key]} of {runs} times"
         return found
