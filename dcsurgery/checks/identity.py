@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dcsurgery.capture.recording import seeded
+from dcsurgery.checks.failing import raise_if_memory
 from dcsurgery.checks.outputs import equal, named_tensors
 from dcsurgery.copying import copied
 from dcsurgery.errors import SurgeryError
@@ -56,7 +57,11 @@ def _bits(model: nn.Module, example_inputs: Any, training: bool) -> dict[str, Te
             terms = [t.sum() for t in outputs.values() if t.requires_grad and not t.is_complex()]
             found = {name: t.detach().clone() for name, t in outputs.items()}
             if terms and parameters:
-                gradients = torch.autograd.grad(torch.stack(terms).sum(), [*parameters.values()], allow_unused=True)
+                try:
+                    gradients = torch.autograd.grad(torch.stack(terms).sum(), [*parameters.values()], allow_unused=True)
+                except RuntimeError as error:  # the model writes into what its own backward needs
+                    raise_if_memory(error)
+                    gradients = (None,) * len(parameters)
                 pairs = zip(parameters, gradients, strict=True)
                 found |= {f"the gradient of {name}": g for name, g in pairs if g is not None}
     finally:
