@@ -57,6 +57,7 @@ def _bits(model: nn.Module, example_inputs: Any, training: bool) -> dict[str, Te
             terms = [t.sum() for t in outputs.values() if t.requires_grad and not t.is_complex()]
             found = {name: t.detach().clone() for name, t in outputs.items()}
             if terms and parameters:
+                gradients: tuple[Tensor | None, ...]
                 try:
                     gradients = torch.autograd.grad(torch.stack(terms).sum(), [*parameters.values()], allow_unused=True)
                 except RuntimeError as error:  # the model writes into what its own backward needs
