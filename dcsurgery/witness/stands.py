@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from dcsurgery.capture.graphs import Key
 from dcsurgery.catalog import OPERATORS, operator_named
@@ -16,7 +17,7 @@ from dcsurgery.passes.base import pass_for
 from dcsurgery.plans import Edit
 from dcsurgery.witness.references import Reference, gated, reference_of
 
-__all__ = ["SINGLE_KERNELS", "Stand", "kernel_names", "stands_for"]
+__all__ = ["SINGLE_KERNELS", "Stand", "devices_of", "kernel_names", "stands_for"]
 
 # Operators that run several kernels, or none of their own: those are replaced as a whole.
 _COMPOSED = frozenset({"tanhshrink", "softsign"})
@@ -125,7 +126,5 @@ def kernel_names(stands: Mapping[Key, Stand]) -> set[str]:
 
 def devices_of(model: nn.Module, inputs: Any) -> set[str]:
     """Return the types of the devices that a model and its inputs are on."""
-    from torch.utils import _pytree as pytree
-
     tensors = [*model.parameters(), *model.buffers(), *pytree.tree_leaves(inputs)]
     return {t.device.type for t in tensors if isinstance(t, torch.Tensor)} or {"cpu"}

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import sys
 import threading
-import types
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Self
@@ -25,7 +23,7 @@ from torch import fx, nn
 from dcsurgery.capture.graphs import Key, call_key
 from dcsurgery.capture.origin import origin_of
 from dcsurgery.capture.places import Places
-from dcsurgery.capture.recording import Evaluation, Recorder, Recording
+from dcsurgery.capture.recording import Evaluation, Recording
 from dcsurgery.catalog import match_function, match_kernel
 from dcsurgery.census import site_key
 from dcsurgery.label_outputs import check_outputs, map_labels
@@ -33,10 +31,20 @@ from dcsurgery.plans import Edit
 from dcsurgery.recognition import is_probing
 from dcsurgery.sites import NodePlace
 from dcsurgery.tree import Slot, get_path, join
+from dcsurgery.witness.callables import (
+    argument_of,
+    forward_of,
+    is_checkpointed,
+    is_composed,
+    is_label,
+    is_torch_function,
+    returns_of,
+)
 from dcsurgery.witness.functions import function_behind, replaced_autograd_function, replaced_code
 from dcsurgery.witness.kernels import displaced
 from dcsurgery.witness.nodes import Interpreted
 from dcsurgery.witness.stands import SINGLE_KERNELS, Stand, devices_of, kernel_names, stands_for
+from dcsurgery.witness.watching import WatchfulRecorder
 
 __all__ = ["Witness"]
 
@@ -76,7 +84,7 @@ class Witness:
         self._scales = [edit for edit in edits if edit.action == "rescale"]
         self._devices = devices_of(model, inputs)
         self._places = Places(model)
-        self._recorder = _WatchfulRecorder(model, self._places, self)
+        self._recorder = WatchfulRecorder(model, self._places, self)
         self._applying = 0
         self._thread = threading.get_ident()
         self._stack = contextlib.ExitStack()
@@ -101,7 +109,7 @@ class Witness:
         output = self._model(*args, **kwargs)
         for edit in self._scales:
             times_C = functools.partial(torch.mul, other=float(edit.settings["C"]))
-            output = map_labels(output, times_C, _is_label, check_outputs(edit.settings.get("outputs")))
+            output = map_labels(output, times_C, is_label, check_outputs(edit.settings.get("outputs")))
         return output
 
     def missed(self, *, other_inputs: bool = False) -> dict[str, str]:
@@ -132,7 +140,7 @@ class Witness:
         if len(source) != 1:
             self.uncovered[stand.name] = f"it begins with {len(source)} tensors"
             return False, None
-        if _is_checkpointed(sys._getframe(1)):
+        if is_checkpointed(sys._getframe(1)):
             self.uncovered[stand.name] = "it is repeated in a checkpoint, where no call is seen"
         (x,) = source.values()
         name = getattr(func, "__name__", "")
@@ -169,7 +177,7 @@ class Witness:
             return original()
         x = args[0] if args else next(iter(kwargs.values()))
         dim = kwargs.get("dim", args[1] if row.name == "glu" and len(args) > 1 else -1)
-        first = original() if len(_returns(name)) > 1 else None
+        first = original() if len(returns_of(name)) > 1 else None
         value = self.apply(stand, key, x, operator=row.name, dim=dim, inplace=name.endswith("_"))
         return value if first is None else (value, *first[1:])
 
@@ -188,7 +196,7 @@ class Witness:
     def _is_one_kernel(self, key: Key, stand: Stand) -> bool:
         if stand.operator not in SINGLE_KERNELS:
             return False
-        return key[0] not in ("module", "attribute") or not _is_composed(self._held(key))
+        return key[0] not in ("module", "attribute") or not is_composed(self._held(key))
 
     def _held(self, key: Key) -> Any:
         return get_path(self._model, join(str(key[1]), str(key[2])))
@@ -199,7 +207,7 @@ class Witness:
         match = None if stand is None else match_function(func)
         if stand is None or key is None or match is None or match.operator.name in SINGLE_KERNELS:
             return False, None
-        x = _argument(func, args, kwargs, stand.returns)
+        x = argument_of(func, args, kwargs, stand.returns)
         return True, self.apply(stand, key, x, operator=match.operator.name)
 
     def _prepare(self, key: Key, stack: contextlib.ExitStack) -> None:
@@ -207,9 +215,9 @@ class Witness:
         if key[0] in ("module", "attribute"):
             value = self._held(key)
             if isinstance(value, nn.Module) and (
-                _is_composed(value) or self._stands[key].operator not in SINGLE_KERNELS
+                is_composed(value) or self._stands[key].operator not in SINGLE_KERNELS
             ):
-                stack.enter_context(_forward_of(value, self._module_forward(value)))
+                stack.enter_context(forward_of(value, self._module_forward(value)))
         elif key[0] == "node":
             module = self._places.tree.modules.get(str(key[1]))
             if isinstance(module, fx.GraphModule):
@@ -220,7 +228,7 @@ class Witness:
                     for source, node in runs
                 }
                 interpreted = Interpreted(module, nodes, self._apply_node())
-                stack.enter_context(_forward_of(module, interpreted))
+                stack.enter_context(forward_of(module, interpreted))
 
     def _apply_node(self) -> Callable[..., Any]:
         keys = {id(self._stands[key]): key for key in self._nodes}
@@ -237,7 +245,7 @@ class Witness:
             stand = self.at(key)
             if stand is None or key is None:
                 return own(*args, **kwargs)
-            x = _argument(own, args, kwargs, stand.returns)
+            x = argument_of(own, args, kwargs, stand.returns)
             inplace = bool(getattr(module, "inplace", False))
             return self.apply(stand, key, x, dim=getattr(module, "dim", -1), inplace=inplace)
 
@@ -249,7 +257,7 @@ class Witness:
         done: set[int] = set()
         for key, stand in self._stands.items():
             value = self._held(key) if key[0] == "attribute" else self._recording.functions.get(key)
-            if value is None or isinstance(value, nn.Module) or _is_torch_function(value):
+            if value is None or isinstance(value, nn.Module) or is_torch_function(value):
                 continue
             cls = getattr(value, "__self__", None)
             if isinstance(cls, type) and issubclass(cls, torch.autograd.Function):
@@ -272,7 +280,7 @@ class Witness:
             stand = self.at(key)
             if stand is None or key is None:
                 return original(*args, **kwargs)
-            x = _argument(original, args, kwargs, bound)
+            x = argument_of(original, args, kwargs, bound)
             return self.apply(stand, key, x)
 
         return handler
@@ -307,109 +315,3 @@ class Witness:
         if owner is None or not origin.steps:
             return None
         return call_key(owner, origin.steps[-1])
-
-
-class _WatchfulRecorder(Recorder):
-    """The recorder that tells the witness where the run is, and asks it before a function of several kernels runs."""
-
-    def __init__(self, model: nn.Module, places: Places, witness: Witness) -> None:
-        super().__init__(model, places, keep_inputs=False)
-        self._witness = witness
-        self.in_compound = False
-
-    def _run(self, key: Key | None, func: Any, args: Any, kwargs: Any) -> Any:
-        if not self.in_compound:
-            stood_in, value = self._witness.whole(key, func, args, kwargs)
-            if stood_in:
-                return value
-        return super()._run(key, func, args, kwargs)
-
-    def _last_of(self, evaluation: Evaluation, func: Any, args: Any, kwargs: Any) -> Any:
-        stood_in, value = self._witness.idiom(evaluation, func, args)
-        return value if stood_in else super()._last_of(evaluation, func, args, kwargs)
-
-    def _applied_call(self, *args: Any) -> Any:
-        before, self.in_compound = self.in_compound, True
-        try:
-            return super()._applied_call(*args)
-        finally:
-            self.in_compound = before
-
-    def _idiom_call(self, place: Any, evaluation: Evaluation, func: Any, args: Any, kwargs: Any) -> Any:
-        before, self.in_compound = self.in_compound, True
-        try:
-            return super()._idiom_call(place, evaluation, func, args, kwargs)
-        finally:
-            self.in_compound = before
-
-    def _compound_call(self, frame: Any, func: Any, args: Any, kwargs: Any) -> Any:
-        before, self.in_compound = self.in_compound, True
-        try:
-            return super()._compound_call(frame, func, args, kwargs)
-        finally:
-            self.in_compound = before
-
-
-@contextlib.contextmanager
-def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Any:
-    own = vars(module).get("forward")
-    vars(module)["forward"] = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            vars(module).pop("forward", None)
-        else:
-            vars(module)["forward"] = own
-
-
-def _is_checkpointed(frame: types.FrameType | None) -> bool:
-    """Say whether a frame runs in a part of a model that torch runs again while it takes derivatives."""
-    while frame is not None:
-        if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _argument(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> Any:
-    """Return the argument that a site works on, given by position or by name."""
-    if len(args) > index:
-        return args[index]
-    try:
-        name = list(inspect.signature(function).parameters)[index]
-    except (TypeError, ValueError, IndexError):  # a builtin
-        name = ""
-    return kwargs[name] if name in kwargs else next(v for v in kwargs.values() if isinstance(v, torch.Tensor))
-
-
-def _is_composed(value: Any) -> bool:
-    """Say whether a module is more than a call of one of torch's functions."""
-    return isinstance(value, nn.Module) and (
-        not type(value).__module__.startswith("torch.nn.modules.") or "forward" in vars(value)
-    )
-
-
-def _is_torch_function(value: Any) -> bool:
-    """Say whether a callable is torch's own, whose kernels are replaced instead."""
-    match = match_function(value) if _hashable(value) else None
-    function, _ = function_behind(value)
-    home = getattr(function or value, "__module__", None) or "torch"
-    return match is not None and home.partition(".")[0] in ("torch", "builtins")
-
-
-def _hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
-def _is_label(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())
-
-
-def _returns(name: str) -> Any:
-    packet = getattr(torch.ops.aten, name)
-    return getattr(packet, packet.overloads()[0])._schema.returns
