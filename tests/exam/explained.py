@@ -16,9 +16,8 @@ EXPLAINED: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            f"torch operators: nn.functional.silu complex, {form} {index}"
+            f"torch operators: nn.functional.silu complex, {form} 0"
             for form in ("function torch.nn.functional.silu", "attribute torch.nn.functional.silu", "in-place function")
-            for index in range(2)
         ),
         "Activations of complex numbers",
     ),

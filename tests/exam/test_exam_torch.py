@@ -7,6 +7,9 @@ from exam.torch_tables import module_cases, operator_cases
 
 pytestmark = [
     pytest.mark.exam,
+    # What torch says of its own samples.
+    pytest.mark.filterwarnings("ignore:enable_nested_tensor is True, but:UserWarning"),
+    pytest.mark.filterwarnings("ignore:linear_cross_entropy:UserWarning"),
 ]
 
 
