@@ -532,3 +532,32 @@ def test_outputs_that_are_not_numbers_fail_the_transform_and_nothing_is_written(
     assert main(["transform", str(tmp_path / "model.pt"), "--irelu", "--inputs", str(tmp_path / "inputs.pt")]) == 1
     assert "check 'finite' failed: output: 6 values are NaN or infinite" in capsys.readouterr().err
     assert not (tmp_path / "model.dcs.pt").exists()
+
+
+class Frees(torch.autograd.Function):
+    """As reversible layers do: the backward pass frees the memory of what the forward pass returned."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.y = (2 * x).detach()
+        return ctx.y.view_as(ctx.y)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.y.untyped_storage().resize_(0)
+        return 2 * gradient
+
+
+def test_outputs_whose_memory_the_backward_pass_frees_are_compared():
+    class Reversible(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.act = nn.Linear(3, 3), nn.Tanh()
+
+        def forward(self, x):
+            return Frees.apply(self.act(self.layer(x)))
+
+    torch.manual_seed(0)
+    report = dcs.transform(Reversible(), example_inputs=(torch.randn(4, 3),)).report
+    assert report["value witness"].status == "pass"
+    assert report["gradcheck"].status == "pass"

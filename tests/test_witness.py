@@ -56,6 +56,30 @@ class Around(nn.Module):
         return self.b(self.act(x) if self.between is None else self.between(self, x))
 
 
+def single(self, x):
+    """Compute in float32, whatever is given: in another order of operations, other bits are rounded away."""
+    return self.act(x).float().exp().log().to(x.dtype)
+
+
+def test_a_model_that_rounds_to_float32_inside_is_compared_as_finely_as_it_rounds():
+    class Reordered(nn.Module):
+        def forward(self, x):
+            return 0.5 * (x.clamp(min=0) * (1 + 1e-10)) ** 2
+
+    def other_bits(model):
+        model.act = Reordered()
+
+    assert checked(Around(nn.SiLU(), lambda m, x: m.act(x)), sabotage=other_bits).status == "fail"
+    check = checked(Around(nn.SiLU(), single), sabotage=other_bits)
+    assert check.status == "pass"
+    assert "rounds to 1.2e-07 inside" in check.reason
+
+    def wrong(model):
+        model.act = nn.ReLU()
+
+    assert checked(Around(nn.SiLU(), single), sabotage=wrong).status == "fail"
+
+
 class Cubed(torch.autograd.Function):
     """SiLU with a derivative of its own."""
 

@@ -82,13 +82,13 @@ def _prepare(model: nn.Module, example_inputs: Any) -> tuple[Function, tuple[tor
         tensors = [leaves[i].detach().clone().requires_grad_() for i in wanted]
         tensors += [parameters[n].detach().clone().requires_grad_() for n in names]
         outputs = function(*tensors)
-        used = _used(outputs, tensors)
+        values = torch.cat([torch.zeros(0, dtype=torch.float64), *(o.detach().reshape(-1) for o in outputs)])
+        used = _used(outputs, tensors)  # a backward pass, in which reversible layers free what they returned
     except Exception as error:  # noqa: BLE001 - a model may refuse float64 in any way
         text = (str(error).splitlines() or [""])[0]
         return f"the model does not run in float64 ({type(error).__name__}: {text[:120]})"
     if not outputs:
         return "no output depends on a differentiable tensor"
-    values = torch.cat([o.detach().reshape(-1) for o in outputs])
     if not values.numel():
         return "the output is empty"
     if not bool(torch.isfinite(values).all()):

@@ -118,7 +118,8 @@ def derivatives_of(outputs: Mapping[str, Tensor], variables: Mapping[str, Tensor
     Each order is the one before contracted with random numbers, the same ones in every call: two models agree in them
     only if they agree in the derivatives.
     """
-    found = Derivatives({name: t.detach() for name, t in outputs.items()})
+    # Copies: reversible layers free what they returned during the backward pass.
+    found = Derivatives({name: t.detach().clone() for name, t in outputs.items()})
     names, leaves = list(variables), list(variables.values())
     current = dict(outputs)
     for n in range(1, order + 1):

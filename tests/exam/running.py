@@ -88,7 +88,8 @@ def bits(model: nn.Module, inputs: Any, *, training: bool) -> list[Tensor | None
         for differentiable in (True, False):  # some operators refuse inputs that have gradients
             try:
                 outputs, leaves = _run(model, inputs, differentiable=differentiable)
-                return [*outputs, *_gradients(outputs, leaves)]
+                values = [o.detach().clone() for o in outputs]  # some backward passes free what the forward returned
+                return [*values, *_gradients(outputs, leaves)]
             except RuntimeError:
                 continue
         return list(_run(model, inputs, differentiable=False)[0])  # some models have no gradients at all
