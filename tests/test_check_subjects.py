@@ -385,7 +385,7 @@ class Drifting(nn.Module):
 def test_a_copy_that_is_another_model_is_seen_by_both():
     model = Drifting()
     assert check_identity(model, (rows(),)).reason == "without any edit, output is another one in train mode"
-    assert "tensor lin.bias has another value" in check_undo(model, Plan(), (rows(),)).reason
+    assert check_undo(model, Plan(), (rows(),)).reason == "output is another one"
 
 
 def test_an_undo_that_forgets_an_edit_is_seen(monkeypatch):

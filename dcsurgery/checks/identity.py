@@ -84,7 +84,7 @@ def check_undo(original: nn.Module, plan: Plan, example_inputs: Any) -> Check:
         back = surgery.undo()
     except SurgeryError as error:
         return Check("undo", "skip", reason=error.message)
-    wrong = list(_leftovers(original, back))
+    wrong = list(_leftovers(copied(original), back))  # a copy may lose attributes by itself: a compiled model's does
     if not wrong:
         first, again, other = (_bits(model, example_inputs, original.training) for model in (original, original, back))
         if _difference(first, again):

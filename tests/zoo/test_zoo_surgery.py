@@ -39,11 +39,11 @@ def test_no_selected_operator_executes_any_more(operated):
     assert len(surgery.plan) > 0
 
 
-def test_every_check_passes_and_none_is_skipped(operated):
+def test_every_check_passes_that_is_about_such_a_model(operated):
     *_, surgery = operated
-    assert {check.name: check.status for check in surgery.report} == dict.fromkeys(
-        (check.name for check in surgery.report), "pass"
-    )
+    skipped = [check.name for check in surgery.report if check.status == "skip"]
+    assert set(skipped) <= {"forces", "PDE order", "other size", "reached"}, surgery.report
+    assert surgery.report.ok
 
 
 def test_the_model_that_was_handed_in_is_untouched(operated):
