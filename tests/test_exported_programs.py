@@ -102,6 +102,24 @@ def test_the_mode_of_a_program_is_fixed(programs):
         module.eval()
 
 
+def test_a_type_that_export_wrote_into_the_graph_is_converted_with_the_tensors():
+    class Scattered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(2, 2)
+
+        def forward(self, x, index):
+            h = self.lin(x)
+            return torch.zeros_like(index, dtype=h.dtype).unsqueeze(-1).expand(-1, 2).index_add(0, index, h)
+
+    torch.manual_seed(0)
+    model, inputs = Scattered(), (torch.randn(3, 2), torch.tensor([0, 0, 1]))
+    module = module_of(torch.export.export(model, inputs)).double()
+    torch.testing.assert_close(module(inputs[0].double(), inputs[1]), model.double()(inputs[0].double(), inputs[1]))
+    back = module.float()
+    torch.testing.assert_close(back(*inputs), model.float()(*inputs))
+
+
 def test_programs_without_example_inputs_check_shapes_as_well():
     program = export(network(), points())
     program.example_inputs = None

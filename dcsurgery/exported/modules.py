@@ -85,6 +85,19 @@ class ProgramModule(fx.GraphModule):
             return self
         raise NotImplementedError("a program's mode is fixed when it is exported: export the model in the other mode")
 
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Self:
+        """Move or convert the tensors, and with their type the type that export has written into the graph.
+
+        A ``zeros_like(n, dtype=h.dtype)`` is exported as float32: without this, ``.double()`` would give a program
+        that mixes both.
+        """
+        before = _floating_type(self)
+        super()._apply(fn, *args, **kwargs)
+        after = _floating_type(self)
+        if before is not None and after is not None and before is not after:
+            _retype(self, before, after)
+        return self
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         new = _blank(type(self).__name__)
         memo[id(self)] = new
@@ -163,6 +176,20 @@ def _blank(name: str) -> ProgramModule:
     module: ProgramModule = object.__new__(cls)
     torch.nn.Module.__init__(module)
     return module
+
+
+def _floating_type(module: torch.nn.Module) -> torch.dtype | None:
+    tensors = (*module.parameters(), *module.buffers())
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+
+
+def _retype(module: torch.nn.Module, before: torch.dtype, after: torch.dtype) -> None:
+    for part in module.modules():
+        if isinstance(part, fx.GraphModule):
+            for node in part.graph.nodes:
+                node.args = fx.node.map_aggregate(node.args, lambda a: after if a is before else a)
+                node.kwargs = fx.node.map_aggregate(node.kwargs, lambda a: after if a is before else a)
+            part.recompile()
 
 
 def _own(module: ProgramModule, graph: fx.Graph) -> None:
