@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
 from dcsurgery.activations import activation_by_name, irelu, name_of
 from dcsurgery.census import Census
+from dcsurgery.diffing import Node, compare
 from dcsurgery.errors import BadInput
 from dcsurgery.instance_functions import instance_edits
 from dcsurgery.plans import Edit, Plan
@@ -40,6 +41,7 @@ def plan_between(original: nn.Module, edited: nn.Module, census: Census) -> tupl
         unedited = tuple(name for plan in plans for name in plan.unedited)
         return Plan(complete, census.model, unedited=unedited), "the edited model's own record"
     found = [edit for site in census for edit in _edit_of(site, original, edited)]
+    found += _node_edits(original, edited, census)
     return Plan((*found, *_rescale(original, edited)), census.model), "comparing the models"
 
 
@@ -102,8 +104,6 @@ def _edit_of(site: Site, original: nn.Module, edited: nn.Module) -> Iterator[Edi
             opened = dict(_opened(edited, owner))
             if inside in opened and inside not in dict(_opened(original, owner)):
                 yield _edit(site, opened[inside])
-        case NodePlace(owner, node):
-            yield from _node_edit(site, _at(original, owner), _at(edited, owner), node)
 
 
 def _slot_edit(site: Site, before: Any, after: Any) -> Iterator[Edit]:
@@ -147,20 +147,30 @@ def _opened(model: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
         yield from getattr(amendment, "replacements", ())
 
 
-def _node_edit(site: Site, before: Any, after: Any, name: str) -> Iterator[Edit]:
-    if not isinstance(before, fx.GraphModule) or not isinstance(after, fx.GraphModule):
+def _node_edits(original: nn.Module, edited: nn.Module, census: Census) -> Iterator[Edit]:
+    """Tell the edits of graphs from their diff: a GraphModule keeps no log, and its nodes are named anew in a file."""
+    sites = {site.name: site for site in census if isinstance(site.place, NodePlace)}
+    if not sites:
         return
-    if any(node.name == name for node in after.graph.nodes):
-        return
-    if site.role == "normalization":
-        yield _edit(site, None)
-        return
-    old = {node.name for node in before.graph.nodes}
-    new = [node for node in after.graph.nodes if node.name not in old]
-    modules = [after.get_submodule(str(n.target)) for n in new if n.op == "call_module"]
-    kinds = {name_of(_inside(module)) for module in modules} | {"irelu" for n in new if n.target is irelu}
-    if len(kinds) == 1:  # of several, nothing tells which one stands where
-        yield _edit(site, _inside(modules[0]) if modules else "irelu")
+    diff = compare(original, edited)
+    for change in diff:
+        site = sites.get(change.name)
+        if site is None:
+            continue
+        if change.state == "deleted" and site.role == "normalization":
+            yield _edit(site, None)
+        elif change.state == "replaced":
+            new = _new_activation(edited, diff.after.nodes[change.nodes_after[0]])
+            if new is not None:
+                yield _edit(site, new)
+
+
+def _new_activation(edited: nn.Module, node: Node) -> str | nn.Module | None:
+    """Return what stands at a node now; None where nothing tells (an activation that was written out in operators)."""
+    if node.kind in ("module", "call"):
+        module = _at(edited, node.path)
+        return _inside(module) if isinstance(module, nn.Module) else None
+    return "irelu" if node.label.lower() == "irelu" else None
 
 
 def _rescale(original: nn.Module, edited: nn.Module) -> Iterator[Edit]:

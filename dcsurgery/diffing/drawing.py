@@ -80,7 +80,7 @@ def label_of(value: Any) -> str:
 
 def _class_name(cls: type) -> str:
     """Return a class's name; TorchScript numbers those that it has seen before, and in every archive anew."""
-    return str(getattr(cls, "__torchscript_name__", cls.__name__)).rpartition(".")[2]
+    return str(getattr(cls, "__torchscript_class__", cls.__name__)).rpartition(".")[2]
 
 
 def draw(model: nn.Module, census: Census, example_inputs: Any = None, closed: Collection[str] = ()) -> Drawn:

@@ -167,6 +167,7 @@ class Program:
 
     def _finish(self, cls: Any, entry: Declared) -> None:
         cls._program, cls._declared = self, entry
+        cls.__torchscript_class__ = entry.source_name
         if entry.source_name.startswith("dcsurgery."):
             cls.__module__ = entry.source_name.rpartition(".")[0]  # an edit's own, and no site
         elif entry.kind == "module" and keeps_its_shape(entry):

@@ -101,8 +101,11 @@ def test_the_result_is_verified_against_its_original(edited, kind, capsys):
     found, inputs = edited
     before, after, _ = found[kind]
     assert main(["verify", str(before), str(after), "--inputs", str(inputs), "--json"]) == 0
-    checks = {check["name"]: check["status"] for check in json.loads(capsys.readouterr().out)["report"]["checks"]}
-    assert checks["value witness"] == "pass"
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["report"]["checks"]}
+    witness = checks["value witness"]
+    # A trace has float32 written into its code, so that nothing can be compared in float64; the check says so.
+    assert witness["status"] == ("skip" if kind == "traced" else "pass")
+    assert kind != "traced" or "does not run in float64" in witness["reason"]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
