@@ -390,6 +390,16 @@ def test_witnesses_can_be_nested():
     assert swish(x) == 0
 
 
+def test_a_displaced_kernel_is_torchs_own_again_afterwards():
+    def registered():
+        return repr(torch.library.get_kernel(torch.ops.aten.silu.default, "AutogradCPU"))
+
+    before = registered()
+    with displaced({"silu"}, {"cpu"}, lambda name, args, kwargs, original: original()):
+        assert registered() != before
+    assert registered() == before
+
+
 def test_a_displaced_kernel_keeps_every_derivative():
     with displaced({"silu"}, {"cpu"}, lambda name, args, kwargs, original: original()):
         x = grid().requires_grad_()
