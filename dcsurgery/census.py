@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import types
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,12 +22,13 @@ from dcsurgery.capture.recording import Event, Recorder, Recording, seeded
 from dcsurgery.capture.scanning import scan
 from dcsurgery.capture.symbolic import disagreement, trace
 from dcsurgery.catalog import match_basis
+from dcsurgery.errors import Refused
 from dcsurgery.example_inputs import call, unfit
 from dcsurgery.instance_functions import has_instance_functions, instance_edits
 from dcsurgery.models import as_module
 from dcsurgery.recurrent import wraps_recurrent_kernel
 from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, NodePlace, Place, Role, Site
-from dcsurgery.source import CodeKey
+from dcsurgery.source import CodeKey, call_end, code_key, function_node
 from dcsurgery.subclass import amendments_of, original_class
 from dcsurgery.tree import join
 
@@ -199,12 +201,27 @@ def _static_events(places: Places) -> dict[Key, Event]:
 
 def _merge(recording: Recording, static: dict[Key, Event]) -> dict[Key, Event]:
     merged = {key: event for key, event in recording.events.items() if key[0] == "call"}
+    whole = [f.__code__ for f in recording.functions.values() if isinstance(f, types.FunctionType)]
     for key, event in static.items():
         if key in merged:
             merged[key].chains |= event.chains
-        else:
+        elif not any(_lies_in(key, code) for code in whole):
             merged[key] = event
     return merged
+
+
+def _lies_in(key: Key, code: types.CodeType) -> bool:
+    """Say whether a call stands in a local function: those exist in a run only, which found that one to be a site."""
+    own = code_key(code)
+    enclosing, _, _ = own.function.rpartition(".<locals>.")
+    if not enclosing or key[2] != enclosing:
+        return False
+    try:
+        node, _ = function_node(code.co_filename, own, code)
+    except Refused:
+        return False
+    begin = (node.lineno, node.col_offset)
+    return begin < key[4] <= call_end(node)
 
 
 def _captures(places: Places, recording: Recording, *, trace_all: bool) -> list[ModuleGraph]:

@@ -14,8 +14,9 @@ from torch import nn
 
 from dcsurgery.collection import uncollected
 from dcsurgery.errors import BadInput
+from dcsurgery.tree import Tree
 
-__all__ = ["copied", "without_torch_warnings"]
+__all__ = ["copied", "in_double", "without_torch_warnings"]
 
 
 @uncollected()
@@ -78,3 +79,13 @@ def without_torch_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
         yield
+
+
+def in_double(model: nn.Module) -> nn.Module:
+    """Return a deep copy in float64, modules in plain containers included, which torch's own ``double`` does not see."""
+    double = copied(model).double()
+    registered = set(map(id, double.modules()))
+    for module in Tree.of(double).modules.values():
+        if id(module) not in registered:
+            module.double()
+    return double

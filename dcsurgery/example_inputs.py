@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from dcsurgery.errors import BadInput
 from dcsurgery.memory import is_memory_error
+from dcsurgery.tree import Tree
 
 __all__ = ["arguments", "call", "converted", "describe", "eagerly", "fresh", "preserved", "unfit"]
 
@@ -95,14 +96,16 @@ def preserved(model: nn.Module) -> Iterator[None]:
     The containers among them get their contents back, too. Buffers are copies meanwhile, so that not even the version
     counters of the model's own move.
     """
-    tables: list[dict[Any, Any]] = [vars(m) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    # Those in plain lists and dicts, too: they count and remember like the others.
+    modules = [m for m in Tree.of(model).modules.values() if not isinstance(m, torch.jit.ScriptModule)]
+    tables: list[dict[Any, Any]] = [vars(module) for module in modules]
     tables += [value for table in tables for value in table.values() if type(value) in _TABLES]
     lists = [value for table in tables for value in table.values() if type(value) in _LISTS]
     before = [(table, dict(table)) for table in tables]
     contents = [(value, copy.copy(value)) for value in lists]
     copies: dict[int, torch.Tensor] = {}  # a buffer may have several owners
-    for module in model.modules():
-        for name, buffer in module._buffers.items() if not isinstance(module, torch.jit.ScriptModule) else ():
+    for module in modules:
+        for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
     try:

@@ -211,18 +211,36 @@ def _known(decisions: dict[Any, Decision], callee: Any) -> Decision | None:
         return None
 
 
-def _lasting(callee: Any) -> Any:
+def _lasting(callee: Any, within: tuple[types.FunctionType, ...] = ()) -> Any:
     """Return what identifies a callee without keeping alive what one call of the model made; None where nothing does."""
     if isinstance(callee, types.FunctionType):
-        local = "<locals>" in callee.__qualname__
-        plain = callee.__closure__ is None and callee.__defaults__ is None and callee.__kwdefaults__ is None
-        return callee if not local else (callee.__code__ if plain else None)
+        if "<locals>" not in callee.__qualname__:
+            return callee
+        if callee.__defaults__ is not None or callee.__kwdefaults__ is not None:
+            return None
+        return None if callee in within else _of_cells(callee, (*within, callee))
     if isinstance(callee, types.MethodDescriptorType):
         return callee
     own = getattr(callee, "__self__", None)  # a builtin's module, or what a method is bound to
     return (
         callee if isinstance(callee, types.BuiltinFunctionType) and isinstance(own, types.ModuleType | None) else None
     )
+
+
+def _of_cells(function: types.FunctionType, within: tuple[types.FunctionType, ...]) -> Any:
+    """Return a local function's code and what it closes over; None if that is more than numbers, names and functions."""
+    values = []
+    for cell in function.__closure__ or ():
+        try:
+            value = cell.cell_contents
+        except ValueError:  # not filled yet
+            return None
+        if not isinstance(value, bool | int | float | str | None):
+            value = _lasting(value, within)  # functions may hold each other
+            if value is None:
+                return None
+        values.append((type(value), value))
+    return (function.__code__, *values)
 
 
 class _Rewriter:

@@ -175,7 +175,7 @@ def source_hash(filename: str, key: CodeKey) -> str:
     return hashlib.sha256(ast.dump(node, include_attributes=True).encode()).hexdigest()[:16]
 
 
-def call_end(call: ast.expr) -> tuple[int, int]:
+def call_end(call: ast.expr | ast.stmt) -> tuple[int, int]:
     """Return the position behind a call's closing parenthesis: line (1-based), column (0-based, UTF-8 bytes)."""
     return (call.end_lineno or 0, call.end_col_offset or 0)
 

@@ -90,6 +90,11 @@ class _Frame:
     turns: Counter[int] = field(default_factory=Counter)  # id(shared callable) -> calls so far
     evaluation: Evaluation | None = None  # of the idiom that it is called in
 
+    @property
+    def open_tape(self) -> Tape | None:
+        """The tape, except inside vmap and grad: what they hand down are layers around tensors that no node made."""
+        return None if torch._C._are_functorch_transforms_active() else self.tape
+
 
 @dataclass
 class Evaluation:
@@ -239,8 +244,8 @@ class Recorder(TorchFunctionMode):
             frame.evaluation.made += _tensors_in(output)
             return
         parent = self._stack[-1] if self._stack else None
-        if parent is not None and parent.tape is not None:
-            node = parent.tape.module(self._target(parent, frame), args, frame.kwargs, output)
+        if parent is not None and parent.open_tape is not None:
+            node = parent.open_tape.module(self._target(parent, frame), args, frame.kwargs, output)
             if frame.site and frame.key is not None:
                 node.meta["dcs_key"] = frame.key
             elif frame.path != "?":
@@ -425,8 +430,8 @@ class Recorder(TorchFunctionMode):
             result = self._run(key or self._whole(func), func, args, kwargs)
         finally:
             self.busy = False
-        if top is not None and top.tape is not None:
-            top.tape.call(func, args, kwargs, result, key, sys._getframe(1))
+        if top is not None and top.open_tape is not None:
+            top.open_tape.call(func, args, kwargs, result, key, sys._getframe(1))
         if place is not None and user_frame(sys._getframe(1)) is place[0]:
             self._note_source(place, result)
         return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from torch.autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from dcsurgery.copying import in_double
 from dcsurgery.example_inputs import arguments, converted, fresh
 from dcsurgery.report import Check
 
@@ -56,7 +56,7 @@ Function = Callable[..., tuple[torch.Tensor, ...]]
 def _prepare(model: nn.Module, example_inputs: Any) -> tuple[Function, tuple[torch.Tensor, ...]] | str:
     """Return a function of the differentiable tensors, or why there is none."""
     try:
-        double = copy.deepcopy(model).double()
+        double = in_double(model)
         args, kwargs = arguments(converted(fresh(example_inputs), torch.float64))
         leaves, spec = pytree.tree_flatten((args, kwargs))
         floating = [(i, t) for i, t in enumerate(leaves) if isinstance(t, torch.Tensor) and t.is_floating_point()]

@@ -16,7 +16,7 @@ from dcsurgery.capture.control_flow import unfolded
 from dcsurgery.capture.recording import seeded
 from dcsurgery.checks.failing import first_line, raise_if_memory
 from dcsurgery.checks.outputs import named_tensors
-from dcsurgery.copying import copied
+from dcsurgery.copying import in_double
 from dcsurgery.example_inputs import arguments, converted, eagerly, fresh
 
 __all__ = ["Derivatives", "Function", "derivatives_of", "in_float64"]
@@ -54,7 +54,7 @@ class Function:
     @staticmethod
     def of(model: nn.Module, example_inputs: Any) -> Function:
         """Copy a model and its inputs."""
-        function = Function(copied(model).double(), example_inputs)
+        function = Function(in_double(model), example_inputs)
         function.arguments()
         return function
 
@@ -68,7 +68,7 @@ class Function:
 
     def _leaf(self, value: Any, name: str) -> Any:
         if isinstance(value, Tensor):
-            if not value.is_floating_point():
+            if not value.is_floating_point() or value.layout is not torch.strided:
                 return value
             return self.inputs.setdefault(name, value.detach().clone().requires_grad_()).clone()
         if hasattr(value, "apply") and hasattr(value, "keys"):  # a PyG Data or Batch
@@ -90,7 +90,7 @@ class Function:
         args, kwargs = self.arguments()
         with seeded(), eagerly(), sdpa_kernel(SDPBackend.MATH), in_float64(), unfolded(self.model):
             output = (call or self.model)(*args, **kwargs)
-        return {name: t for name, t in named_tensors(output) if t.is_floating_point()}
+        return {name: t.to_dense() for name, t in named_tensors(output) if t.is_floating_point()}
 
 
 @dataclass

@@ -11,10 +11,11 @@ from torch import nn
 
 from dcsurgery.capture.graphs import Key
 from dcsurgery.checks.residual import check_others, check_residual
-from dcsurgery.checks.running import watched
+from dcsurgery.checks.running import watched, watched_with_new_values
 from dcsurgery.errors import BadInput
 from dcsurgery.plans import Plan
 from dcsurgery.report import Check
+from dcsurgery.tree import Tree
 
 __all__ = ["check_modes", "in_mode"]
 
@@ -34,7 +35,8 @@ _RANDOM = (
 @contextlib.contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Put a model in train or eval mode, and every module back to its own afterwards."""
-    before = [(module, module.training) for module in model.modules()]
+    # Those in plain lists and dicts, too: a train() of the user's own may hand the mode on to them.
+    before = [(module, module.training) for module in Tree.of(model).modules.values()]
     model.train(training)
     try:
         yield
@@ -73,14 +75,13 @@ def check_modes(
             after = watched(edited, example_inputs, before.recording.calls)
         except BadInput as error:
             return Check(NAME, "fail", None, 0, f"the original runs in {mode} mode, the edited model does not: {error}")
-        wrong = [
-            check.reason
-            for check in (
-                check_residual(before, after, selected, plan, edited, example_inputs),
-                check_others(before, after, set(edited_sites)),
-            )
-            if check.status == "fail"
-        ]
+        others = check_others(before, after, set(edited_sites))
+        if others.status == "fail":  # other values may lead another way
+            moved = watched_with_new_values(original, plan.edits, before.recording, example_inputs)
+            if moved is not None:
+                before, others = moved, check_others(moved, after, set(edited_sites))
+        residual = check_residual(before, after, selected, plan, edited, example_inputs)
+        wrong = [check.reason for check in (residual, others) if check.status == "fail"]
     dead = _missing(before.kernels, after.kernels)
     wrong += [f"{name} ran {count} times less often: dropout is not what it was" for name, count in dead.items()]
     reason = "; ".join(wrong[:3]) if wrong else f"{mode} mode: same sites and {_random(before.kernels)} random kernels"

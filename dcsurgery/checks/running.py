@@ -7,11 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from dcsurgery.capture.recording import seeded
+from dcsurgery.capture.recording import Recording, seeded
+from dcsurgery.copying import copied
 from dcsurgery.example_inputs import call, preserved, unfit
 from dcsurgery.oracle import Watched, watch
+from dcsurgery.plans import Edit
+from dcsurgery.witness import Witness
 
-__all__ = ["run", "watched"]
+__all__ = ["run", "watched", "watched_with_new_values"]
 
 
 def run(model: nn.Module, example_inputs: Any) -> Any:
@@ -29,3 +32,16 @@ def watched(model: nn.Module, example_inputs: Any, opened: Collection[str] = ())
         return watch(model, example_inputs, opened)
     except Exception as error:
         raise unfit(model, example_inputs, error) from error
+
+
+def watched_with_new_values(
+    original: nn.Module, edits: Collection[Edit], recording: Recording, example_inputs: Any
+) -> Watched | None:
+    """Return what the original executes with the kernels of the value witness; None where that cannot stand in everywhere."""
+    model = copied(original)
+    try:
+        with Witness(model, edits, recording, example_inputs) as witness:
+            found = watch(model, example_inputs)
+    except Exception:  # noqa: BLE001 - a second opinion; the first one stands
+        return None
+    return None if witness.uncovered else found

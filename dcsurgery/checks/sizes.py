@@ -28,6 +28,8 @@ def resized(example_inputs: Any) -> tuple[Any, str]:
         return None, "the inputs hold no tensor, so that no other size can be derived"
     if any(t.dim() == 0 for t in tensors):
         return None, "an input is a single number, so that no other size can be derived"
+    if any(t.layout is not torch.strided for t in tensors):
+        return None, "an input is sparse, so that no other size can be derived"
     sizes = {t.shape[0] for t in tensors}
     if len(sizes) > 1:
         return (

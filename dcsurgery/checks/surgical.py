@@ -20,7 +20,7 @@ from dcsurgery.checks.modes import check_modes
 from dcsurgery.checks.outputs import check_finite, without_numbers
 from dcsurgery.checks.reload import check_reload
 from dcsurgery.checks.residual import check_known, check_others, check_profiler, check_reached, check_residual
-from dcsurgery.checks.running import watched
+from dcsurgery.checks.running import watched, watched_with_new_values
 from dcsurgery.checks.structure import check_keys, check_structure
 from dcsurgery.checks.values import check_sizes, check_values
 from dcsurgery.errors import BadInput
@@ -97,13 +97,14 @@ class Comparison:
     def of_runs(self, before: Watched, after: Watched) -> list[Check]:
         """Check what the runs executed and what came out."""
         original, edited, plan, inputs = self.original, self.edited, self.plan, self.example_inputs
+        others, graphs = _unchanged(original, before, after, plan, self.edited_sites, inputs)
         return [
             check_residual(before, after, self.selected, plan, edited, inputs),
             check_known(before, after, self.census),
             check_reached(self.census, plan),
-            check_others(before, after, self.edited_sites),
+            others,
             check_profiler(before, original, after, edited, plan, inputs),
-            check_graphs(before, after, plan),
+            graphs,
             check_finite(after.output),
         ]
 
@@ -184,3 +185,25 @@ def check_surgery(
         checks.append(check() if seconds < _SLOW else Check(name, "skip", reason=slow))
     checks.append(check_reload(surgery.model, example_inputs))
     return checks, []
+
+
+def _unchanged(
+    original: nn.Module, before: Watched, after: Watched, plan: Plan, edited_sites: set[Key], example_inputs: Any
+) -> list[Check]:
+    """Check what was not selected, and the graphs; where they differ, against the original with the edited values.
+
+    Other values may take other branches, or the same ones more often. Then the measure is what the original does when
+    the value witness gives it the values that the edits give.
+    """
+    checks = [check_others(before, after, edited_sites), check_graphs(before, after, plan)]
+    if all(check.status != "fail" for check in checks):
+        return checks
+    moved = watched_with_new_values(original, plan.edits, before.recording, example_inputs)
+    if moved is None:
+        return checks
+    again = [check_others(moved, after, edited_sites), check_graphs(moved, after, plan)]
+    told = "; the values lead another way, as they do in the witness"
+    return [
+        replace(new, reason=new.reason + told) if old.status == "fail" and new.status == "pass" else new
+        for old, new in zip(checks, again, strict=True)
+    ]

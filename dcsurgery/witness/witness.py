@@ -44,6 +44,7 @@ from dcsurgery.witness.functions import function_behind, replaced_autograd_funct
 from dcsurgery.witness.kernels import displaced
 from dcsurgery.witness.nodes import Interpreted
 from dcsurgery.witness.stands import SINGLE_KERNELS, Stand, devices_of, kernel_names, stands_for
+from dcsurgery.witness.threads import noticing_new_threads
 from dcsurgery.witness.watching import WatchfulRecorder
 
 __all__ = ["Witness"]
@@ -98,11 +99,15 @@ class Witness:
             stack.enter_context(displaced(kernel_names(self._stands), self._devices, self._kernel))
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its recurrent kernels hide what they run
             stack.enter_context(self._recorder)
+            stack.enter_context(noticing_new_threads(self._notice_thread))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    def _notice_thread(self) -> None:
+        self.uncovered["threads"] = "the forward starts some, and the witness stands in for kernels in none but its own"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the edited model has to return."""
@@ -115,11 +120,12 @@ class Witness:
     def missed(self, *, other_inputs: bool = False) -> dict[str, str]:
         """Return the sites that ran in the recorded run and at which the witness did not stand in as often, with a reason.
 
-        With other inputs than in the recorded run, once is enough.
+        With other inputs than in the recorded run, once is enough. Other values may lead another way: where its own
+        run met a site, that run is what counts.
         """
         found = dict(self.uncovered)
         for key, stand in self._stands.items():
-            event = self._recording.events.get(key)
+            event = self._recorder.recording.events.get(key) or self._recording.events.get(key)
             runs = 0 if event is None else event.runs
             if key[0] == "fused" and event is None:
                 runs = int(self._recording.fused_calls[str(key[1])] > 0)
