@@ -21,4 +21,8 @@ EXPLAINED: dict[str, str] = {
         ),
         "Activations of complex numbers",
     ),
+    **dict.fromkeys(
+        (f"hard: fragments: {name}" for name in ("ScriptFunction", "scripted child", "traced child")),
+        "Models that hold TorchScript",
+    ),
 }

@@ -94,6 +94,7 @@ def bits(model: nn.Module, inputs: Any, *, training: bool) -> list[Tensor | None
                 continue
         return list(_run(model, inputs, differentiable=False)[0])  # some models have no gradients at all
     finally:
+        model.train(modes[model])  # which may hand the mode on to modules that torch does not see
         for module, mode in modes.items():
             module.training = mode
 

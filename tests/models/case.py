@@ -55,6 +55,8 @@ class Case:
         False where the original's output does not depend differentiably on anything.
     static
         Whether the same sites are found without running the model.
+    witnessed
+        False where the value witness has to be skipped.
     """
 
     model: Callable[[], nn.Module]
@@ -66,6 +68,7 @@ class Case:
     pickles: bool = True
     differentiable: bool = True
     static: bool = True
+    witnessed: bool = True
 
 
 def build(case: Case, seed: int = 0) -> nn.Module:

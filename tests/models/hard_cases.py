@@ -20,8 +20,8 @@ FINDINGS = {
     name: kind.CASES[name]
     for kind, names in (
         (classes, ("diamond", "metaclass")),
-        (control_flow, ("single dispatch",)),
-        (data, ("dict with attributes", "dataclass")),
+        (control_flow, ("single dispatch", "until converged", "adaptive computation")),
+        (data, ("dict with attributes", "dataclass", "sparse")),
         (held, ("partialmethod", "Enum member that is called", "partial in an Enum", "other containers")),
         (state, ("kept hidden state",)),
         (transforms, ("ensemble by vmap", "reentrant checkpoint")),

@@ -110,7 +110,7 @@ def follows_the_hand_written_model(which: str | Case) -> None:
     assert surgery.report.ok, str(surgery.report)
     assert len(surgery.plan.edits) == case.edits, str(surgery.plan)
     assert not surgery.plan.unedited
-    assert surgery.report["value witness"].status == "pass", surgery.report["value witness"]
+    assert surgery.report["value witness"].status == ("pass" if case.witnessed else "skip"), str(surgery.report)
     for training in (True, False):
         for inputs in (case.inputs, *(case.other_inputs or ())):
             edited = copy.deepcopy(surgery.model).train(training)

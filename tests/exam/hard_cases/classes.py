@@ -448,10 +448,14 @@ CASES = {
     "in-place operators": Case(Augments, lambda m, x: m.b(hand(hand(m.a(x)) + 1) + 2), edits=2, static=False),
     "coroutines": Case(Coroutines, coroutine, edits=2),
     "generators": Case(Generators, lambda m, x: m.b(hand(hand(m.a(x)) - 0.25))),
-    "thread": Case(InThread, between),
-    "thread pool": Case(InPool, between),
+    "thread": Case(InThread, between, witnessed=False),
+    "thread pool": Case(InPool, between, witnessed=False),
     "children in threads": Case(
-        ChildrenInThreads, lambda m, x: sum(hand(p[0](x)) for p in m.parts), edits=2, differentiable=False
+        ChildrenInThreads,
+        lambda m, x: sum(hand(p[0](x)) for p in m.parts),
+        edits=2,
+        differentiable=False,
+        witnessed=False,
     ),
     "exit stack": Case(Stack, between),
     "context manager": Case(ContextManager, between),

@@ -134,6 +134,8 @@ def halting(m, x):
     result = torch.zeros_like(x)
     for _ in range(4):
         alive = left.squeeze(1) > 0.05
+        if not bool(alive.any()):
+            break
         x = torch.where(alive[:, None], hand(m.step(x)), x)
         share = torch.minimum(1 / (1 + torch.exp(-m.halt(x))), left)
         result, left = result + share * x, left - share

@@ -150,13 +150,13 @@ class Complex(Net):
     def forward(self, x):
         z = torch.fft.fft(self.a(x), dim=-1)
         z = torch.complex(F.silu(z.real), torch.tanh(z.imag))
-        return self.b(torch.view_as_real(z).sum(-1) + F.relu(z.abs() - 0.5))
+        return self.b(torch.view_as_real(z).sum(-1) + F.relu((z + 3).abs() - 2.5))  # |z| has no second derivative at 0
 
 
 def complex_(m, x):
     z = torch.fft.fft(m.a(x), dim=-1)
     z = torch.complex(hand(z.real), hand(z.imag))
-    return m.b(z.real + z.imag + hand(z.abs() - 0.5))
+    return m.b(z.real + z.imag + hand((z + 3).abs() - 2.5))
 
 
 class Views(Net):
