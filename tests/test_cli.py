@@ -28,7 +28,7 @@ from dcsurgery.files import checkpoints
 from dcsurgery.plans import Edit
 
 COMMAND = str(Path(sys.executable).with_name("dcsurgery"))
-COMMANDS = ("inspect", "plan", "apply", "transform")
+COMMANDS = ("inspect", "plan", "apply", "transform", "verify", "diff")
 
 USER_CODE = """
 import warnings
@@ -148,11 +148,9 @@ def test_help_names_what_there_is_and_nothing_else():
         text = run(*arguments).stdout
         words = [line.split()[1] for line in text.partition("Commands")[2].splitlines() if line.startswith("│ ")]
         assert [word for word in words if word in COMMANDS] == list(COMMANDS)
-        for absent in ("verify ", "diff", "zoo"):
-            assert absent not in text
+        assert "zoo" not in text
     for command in COMMANDS:
         text = run(command, "--help").stdout
-        assert "--diff" not in text
         assert max(map(len, text.splitlines())) <= 80
 
 
@@ -426,7 +424,9 @@ def test_the_report_holds_plan_checks_census_key_map_and_versions(folder, quick)
     report = json.loads((folder / "r.json").read_text())
     assert report == json.loads(result.stdout)
     assert report["ok"] is report["report"]["ok"] is True
-    assert {check["status"] for check in report["report"]["checks"]} == {"pass"}
+    skipped = {check["name"] for check in report["report"]["checks"] if check["status"] == "skip"}
+    assert skipped <= {"forces", "PDE order"}  # about models of another kind
+    assert all(check["reason"] for check in report["report"]["checks"] if check["status"] == "skip")
     assert report["versions"]["torch"] == torch.__version__
     assert report["census"]["counts"] == {"normalization": 1, "activation": 1, "gate": 1}
     assert set(report["key_map"]["deleted"]) == {key for key in network().state_dict() if key.startswith("1.")}
