@@ -19,7 +19,7 @@ def noticing_new_threads(notice: Callable[[], None]) -> Iterator[None]:
     entry = (threading.get_ident(), notice)
     with _LOCK:
         _WATCHING.append(entry)
-        threading.Thread.start = _noticed  # type: ignore[method-assign]
+        threading.Thread.start = _noticed  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:

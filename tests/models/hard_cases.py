@@ -19,7 +19,7 @@ APPLIED = applied.CASES
 FINDINGS = {
     name: kind.CASES[name]
     for kind, names in (
-        (classes, ("diamond", "metaclass")),
+        (classes, ("diamond", "metaclass", "thread")),
         (control_flow, ("single dispatch", "until converged", "adaptive computation")),
         (data, ("dict with attributes", "dataclass", "sparse")),
         (held, ("partialmethod", "Enum member that is called", "partial in an Enum", "other containers")),
