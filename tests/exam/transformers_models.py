@@ -382,5 +382,7 @@ def _model(name: str, settings: dict[str, Any]) -> nn.Module:
 
 def _checkpointed(name: str, settings: dict[str, Any]) -> nn.Module:
     model = _model(name, settings)
-    model.gradient_checkpointing_enable()
+    # transformers 5 renamed it, and warns of the old name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
     return model
