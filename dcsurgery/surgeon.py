@@ -118,8 +118,10 @@ class Surgeon:
         self._touched.add(place.owner)
 
     def put(self, owner: str, slot: str, new: Any) -> None:
-        """Put anything into a slot."""
+        """Put anything into a slot; a module gets the mode of the one that it replaces."""
         old = get_path(self.model, join(owner, slot))
+        if isinstance(old, nn.Module) and isinstance(new, nn.Module):
+            new.train(old.training)
         undo = replace_slot(self.module(owner), slot, new)
 
         def back() -> None:

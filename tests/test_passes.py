@@ -373,7 +373,9 @@ def test_the_whole_recipe_computes_what_the_hand_written_model_does():
     model, x = lively(Before().double()), points(5, 3)
     result = Pipeline([ReplaceActivations(IReLU()), Denormalize(), RescaleLabels(1e3)])(model, (x,))
     torch.testing.assert_close(result.model(x), 1e3 * hand(model, x, integrated_relu, integrated_relu, same, same))
-    assert all(check.status == "pass" for check in result.report)
+    assert result.report.ok
+    skipped = {check.name for check in result.report if check.status == "skip"}
+    assert skipped <= {"forces", "PDE order"}  # about models of another kind
 
 
 # -- passes of third parties -------------------------------------------------------------------------------------------
