@@ -227,8 +227,8 @@ def report(found: dict[str, tuple[Case, Figures]], rounds: int, busy: float) -> 
             "",
             f"{dt.datetime.now(tz=dt.UTC).date()}, {machine}, {versions}, {rounds} rounds. `{command}`",
             "",
-            f"{busy:.1f} other programs wanted a core when this began (load average). Work is the processor time of all "
-            "processes together: what is not hidden when no second core is free.",
+            f"{busy:.1f} other programs wanted a core when this began (load average).",
+            "Work is the processor time of all processes together: what is not hidden when no second core is free.",
             "",
             "| file | import + load + save / s | transform / s | ratio | limit | work of the first / s | of transform / s |",
             "|---|---|---|---|---|---|---|",
