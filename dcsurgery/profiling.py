@@ -20,6 +20,7 @@ from torch.nn.modules import module as nn_module
 from dcsurgery.capture.recording import seeded
 from dcsurgery.catalog import FUSED_KERNELS, match_kernel
 from dcsurgery.example_inputs import call, preserved
+from dcsurgery.recognition import PROBING
 from dcsurgery.tree import Tree
 
 __all__ = ["profiled"]
@@ -91,11 +92,11 @@ def _contains_catalogued(event: Any) -> bool:
 
 
 def _path_of(event: Any) -> str | None:
-    """Return the path of the module around an event, None for one of a backward pass or in a fused kernel."""
+    """Return the path of the module around an event, None for one of a backward pass, a probe or a fused kernel."""
     path: str | None = None
     parent = event.cpu_parent
     while parent is not None:
-        if parent.name.startswith(_BACKWARD) or _catalogued(parent.name) in FUSED_KERNELS:
+        if parent.name.startswith((_BACKWARD, PROBING)) or _catalogued(parent.name) in FUSED_KERNELS:
             return None
         if path is None and parent.name.startswith(_MARK):
             path = parent.name.removeprefix(_MARK)

@@ -18,13 +18,15 @@ from dcsurgery.example_inputs import eagerly
 from dcsurgery.fingerprint import identify
 from dcsurgery.subclass import amendments_of
 
-__all__ = ["identified", "is_library_code", "is_probing", "may_be_activation_module", "recognise"]
+__all__ = ["PROBING", "identified", "is_library_code", "is_probing", "may_be_activation_module", "recognise"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, torch.fx.GraphModule)
 _NOT_PROBED = frozenset({"torch", "numpy", "builtins", "math", "operator", "functools", "inspect", "typing", "scipy"})
 _STAND_INS = frozenset({"dcsurgery.calls", "dcsurgery.standins"})  # they are what they hold
 _PLAIN = frozenset(vars(nn.Module()))
 _PROBING = threading.local()
+#: What a profiler sees around it.
+PROBING = "dcsurgery probing"
 _MODULES: dict[tuple[type[nn.Module], tuple[tuple[str, Any], ...]], Match | None] = {}
 _FUNCTIONS: weakref.WeakKeyDictionary[Any, Match | None] = weakref.WeakKeyDictionary()
 
@@ -80,7 +82,7 @@ def identified(value: Any) -> Match | None:
     """Return what a callable behaves like (see `identify`); what runs meanwhile is no run of the model."""
     _PROBING.depth = getattr(_PROBING, "depth", 0) + 1
     try:
-        with eagerly():
+        with eagerly(), torch.autograd.profiler.record_function(PROBING):
             return identify(value)
     finally:
         _PROBING.depth -= 1
