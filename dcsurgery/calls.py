@@ -8,7 +8,7 @@ import os
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,7 @@ def pass_on(x: Any, copied: bool) -> Any:
     return x.clone()
 
 
+@dataclass(eq=False, slots=True)  # without a __dict__: what it holds are no slots of the model
 class HeldFunction:
     """Stands in an attribute for a function that takes settings besides its input, and takes them like that one.
 
@@ -211,19 +212,19 @@ class HeldFunction:
         The function.
     """
 
-    __slots__ = ("_old", "_operator", "_replacement", "activation")
+    operator: str
+    replacement: str | nn.Module
+    old: Callable[..., Any]
+    activation: Callable[[torch.Tensor], torch.Tensor] = field(init=False)
 
-    def __init__(self, operator: str, replacement: str | nn.Module, old: Callable[..., Any]) -> None:
-        self._operator = operator
-        self._replacement = replacement
-        self._old = old
-        self.activation = activation_function(replacement)
+    def __post_init__(self) -> None:
+        self.activation = activation_function(self.replacement)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Apply the new activation to the old function's input."""
-        if len(args) == 1 and not kwargs and self._operator != "glu":
+        if len(args) == 1 and not kwargs and self.operator != "glu":
             return irelu(args[0]) if self.activation is irelu else apply_activation(args[0], self.activation)
-        return apply_edit(self._operator, self._replacement, self._old, args, kwargs)
+        return apply_edit(self.operator, self.replacement, self.old, args, kwargs)
 
 
 class GatedLinear(nn.Module):

@@ -508,14 +508,14 @@ class Recorder(TorchFunctionMode):
         if frame not in self._compounds:
             self._ran(place, evaluation)
             self.recording.functions[evaluation.key] = cls.apply
-            node = None if top.tape is None else top.tape.compound(cls.__name__, given)
+            node = None if top.open_tape is None else top.open_tape.compound(cls.__name__, given)
             if node is not None:
                 node.meta["dcs_key"] = evaluation.key
             self._compounds[frame] = (evaluation.key, node)
         key, node = self._compounds[frame]
         result = self._run(key, func, args, kwargs)
-        if node is not None and top.tape is not None:
-            top.tape.own_all(result, node)
+        if node is not None and top.open_tape is not None:
+            top.open_tape.own_all(result, node)
         return result
 
     def _ran(self, place: tuple[types.FrameType, Position], evaluation: Evaluation) -> None:
@@ -581,19 +581,19 @@ class Recorder(TorchFunctionMode):
             token = (frame, occurrence)
             if token not in self._applied:
                 node = None
-                if top.tape is not None:
+                if top.open_tape is not None:
                     given = frame.f_locals.get(occurrence.source.name)
-                    node = top.tape.compound(occurrence.result.name, (given, args, kwargs))
+                    node = top.open_tape.compound(occurrence.result.name, (given, args, kwargs))
                     node.meta["dcs_new" if occurrence.new else "dcs_key"] = occurrence.key or True
                 if not occurrence.new and occurrence.match is not None and occurrence.key is not None:
                     self._count(occurrence.key, occurrence.match, "node")
                 self._applied[token] = node
             result = self._run(None if occurrence.new else occurrence.key, func, args, kwargs)
             shown = self._applied[token]
-            if shown is not None and top.tape is not None:
-                top.tape.own_all(result, shown)
+            if shown is not None and top.open_tape is not None:
+                top.open_tape.own_all(result, shown)
                 if isinstance(result, tuple):  # a kernel with statistics: what is used is its first value
-                    top.tape.own_all(result[0], shown)
+                    top.open_tape.own_all(result[0], shown)
             return result
         finally:
             self.busy = False
@@ -606,16 +606,16 @@ class Recorder(TorchFunctionMode):
             if key is not None and key[0] == "call":
                 self.recording.functions[key] = self._places.function_of(frame)
             node = None
-            if top.tape is not None:
+            if top.open_tape is not None:
                 applied = application_around(sys._getframe(1), frame)  # below vmap, forward gets other tensors
-                node = top.tape.compound(frame.f_code.co_name, args if applied is None else applied[2])
+                node = top.open_tape.compound(frame.f_code.co_name, args if applied is None else applied[2])
                 if key is not None:
                     node.meta["dcs_key"] = key
             self._compounds[frame] = (key, node)
         key, node = self._compounds[frame]
         result = self._run(key, func, args, kwargs)
-        if node is not None and top.tape is not None:
-            top.tape.own_all(result, node)
+        if node is not None and top.open_tape is not None:
+            top.open_tape.own_all(result, node)
         return result
 
 

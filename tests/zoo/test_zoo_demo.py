@@ -28,7 +28,7 @@ def commands(monkeypatch):
 
     def fake(command, check):
         seen.append(command)
-        if "inspect" in command:
+        if "inspect" in command or "diff" in command:
             return subprocess.CompletedProcess(command, 0)
         source = command[command.index("transform") + 1]
         with open(source, "rb") as old, open(source.removesuffix(".pt") + ".dcs.pt", "wb") as new:
@@ -65,7 +65,9 @@ def test_both_models_are_transformed_and_four_trainings_are_shown(commands, tmp_
     demo.run(tmp_path, steps=2, seed=0, console=console)
     text = console.export_text()
     program = [sys.executable, "-m", "dcsurgery.cli.app"]
-    assert [command[:4] for command in commands] == [[*program, "inspect"], [*program, "transform"]] * 2
+    assert [command[:4] for command in commands[:4]] == [[*program, "inspect"], [*program, "transform"]] * 2
+    assert [command[3] for command in commands[4:]] == ["diff"] * len(commands[4:])
+    assert commands[4][-2].endswith("diff.html")
     assert commands[1][5:8] == ["--irelu", "--scope", "output-blocks"]
     assert "--denorm" in commands[3]
     rescale = commands[3][commands[3].index("--rescale") + 1]
