@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import os
 import types
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ __all__ = [
     "BOUNDARIES",
     "Origin",
     "chain_of",
+    "is_below_transform",
     "is_library_file",
     "method_codes",
     "origin_of",
@@ -38,10 +40,11 @@ __all__ = [
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _CORE = str(Path(__file__).parent.parent) + os.sep
 _ZOO = f"{_CORE}zoo{os.sep}"  # the zoo's models are models like any other
+_FUNCTORCH = f"{_TORCH}_functorch{os.sep}"
 BOUNDARIES = {
     nn.Module._call_impl.__code__,
     nn.Module._wrapped_call_impl.__code__,
-    torch.fx.Tracer.trace.__code__,
+    inspect.unwrap(torch.fx.Tracer.trace).__code__,  # dynamo, once imported, wraps it in code that all it disables share
 }
 
 
@@ -109,6 +112,18 @@ def user_frame(frame: types.FrameType | None) -> types.FrameType | None:
     while frame is not None and is_library_file(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
+
+
+def is_below_transform(frame: types.FrameType | None) -> bool:
+    """Say whether a frame runs inside vmap, grad or another transform of `torch.func` that its module's forward calls."""
+    if frame is None or not torch._C._are_functorch_transforms_active():
+        return False
+    outer = frame.f_back
+    while outer is not None and outer.f_code not in BOUNDARIES:
+        if outer.f_code.co_filename.startswith(_FUNCTORCH):
+            return True
+        outer = outer.f_back
+    return False
 
 
 def _codes_of(function: Any, seen: set[int]) -> list[types.CodeType]:

@@ -29,7 +29,7 @@ from dcsurgery.capture.applied import application_around
 from dcsurgery.capture.control_flow import again, unfold
 from dcsurgery.capture.graphs import REPLACED, Key, call_key
 from dcsurgery.capture.nodes import Occurrence
-from dcsurgery.capture.origin import BOUNDARIES, Origin, origin_of, short_file, user_frame
+from dcsurgery.capture.origin import BOUNDARIES, Origin, is_below_transform, origin_of, short_file, user_frame
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.tape import Tape, is_tensor_method
 from dcsurgery.capture.written import Position, RunningIdioms, is_part_of
@@ -606,9 +606,11 @@ class Recorder(TorchFunctionMode):
             if key is not None and key[0] == "call":
                 self.recording.functions[key] = self._places.function_of(frame)
             node = None
-            if top.open_tape is not None:
+            # Where the call is replaced, what counts is where the call is written: vmap(f)(x) is outside of vmap.
+            place = user_frame(frame.f_back) if key is not None and key[0] == "call" else frame
+            if top.tape is not None and not is_below_transform(place):
                 applied = application_around(sys._getframe(1), frame)  # below vmap, forward gets other tensors
-                node = top.open_tape.compound(frame.f_code.co_name, args if applied is None else applied[2])
+                node = top.tape.compound(frame.f_code.co_name, args if applied is None else applied[2])
                 if key is not None:
                     node.meta["dcs_key"] = key
             self._compounds[frame] = (key, node)

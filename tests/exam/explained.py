@@ -25,8 +25,4 @@ EXPLAINED: dict[str, str] = {
         (f"hard: fragments: {name}" for name in ("ScriptFunction", "scripted child", "traced child")),
         "Models that hold TorchScript",
     ),
-    **dict.fromkeys(
-        (f"hard: default suite: checkpoint of a {what}" for what in ("helper", "lambda")),
-        "Activations in functions that are checkpointed",
-    ),
 }
