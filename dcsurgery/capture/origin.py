@@ -44,7 +44,7 @@ _FUNCTORCH = f"{_TORCH}_functorch{os.sep}"
 BOUNDARIES = {
     nn.Module._call_impl.__code__,
     nn.Module._wrapped_call_impl.__code__,
-    inspect.unwrap(torch.fx.Tracer.trace).__code__,  # dynamo, once imported, wraps it in code that all it disables share
+    inspect.unwrap(torch.fx.Tracer.trace).__code__,  # dynamo wraps it in code that all it disables share
 }
 
 
