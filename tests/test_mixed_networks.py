@@ -39,6 +39,41 @@ def test_every_cell_is_opened(cell):
     assert failures(Description((Recurrent(cell),), (Recurrent(cell),), training=True, rescale=10.0)) == []
 
 
+_ONCE_WRONG = {
+    "forces far smaller than the energy": Description(
+        (Attention("MappedFunction"), Plain("InlineShiftedSoftplus"), Recurrent("lstm")),
+        (Branches((Plain("Attribute"),), (Recurrent("gru"),), "multiply"),),
+        outputs="forces",
+    ),
+    "derivatives that cancel": Description(
+        (Recurrent("gru"), Held((Recurrent("gru"), Plain("Attribute", "rms")))), edits="activations"
+    ),
+    "rounding that grows": Description(
+        (Recurrent("gru"),),
+        (Held((Attention("Attribute"), Plain("Attribute", "batch"))),),
+        training=True,
+        selection="include",
+    ),
+    "a view changed in place in a checkpoint": Description(
+        (Recurrent("gru"), Repeated(Plain("InplaceView"), checkpointed=True)), selection="include"
+    ),
+    "statistics in a checkpoint": Description(
+        (Attention("Closure"), Repeated(Plain("Attribute", "batch"), checkpointed=True)), inputs="two", seed=1
+    ),
+    "a checkpoint of the trunk that runs again for forces": Description(
+        (Plain("Attribute"), Repeated(Recurrent("gru"), checkpointed=True)),
+        (Plain("Attribute"),),
+        outputs="forces",
+        selection="output-blocks",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", list(_ONCE_WRONG))
+def test_networks_that_once_were_edited_or_judged_wrongly(what):
+    assert failures(_ONCE_WRONG[what]) == []
+
+
 def test_the_reference_tells_a_wrong_edit():
     """What the judgement compares with is no copy of what it judges."""
     description = Description((Plain("Functional"), Held((Attention("Method"),))))

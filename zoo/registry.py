@@ -19,9 +19,19 @@ from torch import nn
 
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.ocp import fairchem
+from dcsurgery.zoo.undrawn import undrawn
 from dcsurgery.zoo.writing import replacing
 
-__all__ = ["Entry", "available", "build", "build_from_config", "config_of", "edited_config", "save_checkpoint"]
+__all__ = [
+    "Entry",
+    "available",
+    "build",
+    "build_from_config",
+    "build_to_load",
+    "config_of",
+    "edited_config",
+    "save_checkpoint",
+]
 
 #: Constructor values of type int that may be 0; all others are at least 1.
 _MAY_BE_ZERO = frozenset(
@@ -259,6 +269,15 @@ def build_from_config(config: Mapping[str, Any]) -> nn.Module:
     if not isinstance(values, Mapping):
         raise BadInput(f"model_attributes must be a mapping, got {type(values).__name__}", where="config")
     return _construct(_entry(config["model"]), dict(values))
+
+
+def build_to_load(config: Mapping[str, Any]) -> nn.Module:
+    """Build the model of a checkpoint whose weights will be loaded next, strictly; parameters and errors as above.
+
+    No weights are drawn, which is what building a large model takes longest for.
+    """
+    with undrawn():
+        return build_from_config(config)
 
 
 def edited_config(config: Mapping[str, Any], plans: Sequence[str]) -> Mapping[str, Any]:

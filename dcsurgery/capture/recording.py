@@ -89,11 +89,18 @@ class _Frame:
     tape: Tape | None = None
     turns: Counter[int] = field(default_factory=Counter)  # id(shared callable) -> calls so far
     evaluation: Evaluation | None = None  # of the idiom that it is called in
+    task: int = field(default_factory=torch._C._current_graph_task_id)  # the backward pass that it is called in, or -1
 
     @property
     def open_tape(self) -> Tape | None:
-        """The tape, except inside vmap and grad: what they hand down are layers around tensors that no node made."""
-        return None if torch._C._are_functorch_transforms_active() else self.tape
+        """The tape, except inside vmap, grad and a backward pass.
+
+        What vmap and grad hand down are layers around tensors that no node made; what a backward pass calls, the second
+        run of a checkpoint above all, makes nothing that the module hands on.
+        """
+        if torch._C._are_functorch_transforms_active() or torch._C._current_graph_task_id() != self.task:
+            return None
+        return self.tape
 
 
 @dataclass
@@ -494,7 +501,7 @@ class Recorder(TorchFunctionMode):
             del self._evaluations[frame, idiom]
         if position.is_whole and made:
             self._ran(place, evaluation)
-            tape = self._stack[-1].tape
+            tape = self._stack[-1].open_tape
             if tape is not None:
                 node = tape.compound(idiom.match.operator.name, evaluation.source)
                 node.meta["dcs_key"] = evaluation.key

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -16,7 +18,7 @@ from dcsurgery.cli.operating import apply, transform
 from dcsurgery.cli.planning import plan
 from dcsurgery.cli.verifying import verify
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 app = typer.Typer(
     name=PROGRAM,
@@ -66,5 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(code)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Run the command line as a program, and end it."""
+    atexit.register(gc.freeze)  # else the interpreter searches all that is left for cycles before it ends, for seconds
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -135,7 +135,7 @@ def _take_prebuilt(config: Any) -> nn.Module | None:
 
 
 def _builder() -> Builder:
-    build: Builder = builder() or _zoo().build_from_config
+    build: Builder = builder() or _zoo().build_to_load
     return build
 
 

@@ -87,9 +87,10 @@ def bits(model: nn.Module, inputs: Any, *, training: bool) -> list[Tensor | None
     try:
         for differentiable in (True, False):  # some operators refuse inputs that have gradients
             try:
-                outputs, leaves = _run(model, inputs, differentiable=differentiable)
-                values = [o.detach().clone() for o in outputs]  # some backward passes free what the forward returned
-                return [*values, *_gradients(outputs, leaves)]
+                with preserved(model):  # the backward pass of a checkpoint, too, moves statistics
+                    outputs, leaves = _run(model, inputs, differentiable=differentiable)
+                    values = [o.detach().clone() for o in outputs]  # some backward passes free what forward returned
+                    return [*values, *_gradients(outputs, leaves)]
             except RuntimeError:
                 continue
         return list(_run(model, inputs, differentiable=False)[0])  # some models have no gradients at all
