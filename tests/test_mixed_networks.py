@@ -3,7 +3,18 @@
 import pytest
 from exam.networks import judge_network
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from models.random_networks import DESCRIPTIONS, NORMS, Attention, Description, Held, Plain, Recurrent, reference
+from models.random_networks import (
+    DESCRIPTIONS,
+    NORMS,
+    Attention,
+    Branches,
+    Description,
+    Held,
+    Plain,
+    Recurrent,
+    Repeated,
+    reference,
+)
 from models.random_networks import build as built
 from models.ways import WAYS
 
