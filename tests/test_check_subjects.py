@@ -176,6 +176,21 @@ def test_forces_that_the_original_does_not_derive_either_are_not_the_edits_doing
     assert check_forces(Springs(0.5), (rows(5, 3),), Springs()).status == "fail"
 
 
+def test_forces_that_the_rounding_of_the_energy_hides_are_not_judged():
+    """Differences of an energy of 1e9 know nothing of forces of 1e-3; of forces of 1e3 they do."""
+
+    class Offset(Springs):
+        def forward(self, pos):
+            out = super().forward(pos)
+            return {"energy": out["energy"] + 1e9, "forces": out["forces"]}
+
+    quiet, loud = Offset(), Offset(0.5)
+    loud.net[-1].weight.data *= 1e5
+    assert check_forces(quiet, (rows(5, 3),)).status == "skip"
+    assert "too small beside the energy" in check_forces(quiet, (rows(5, 3),)).reason
+    assert check_forces(loud, (rows(5, 3),)).status == "fail"
+
+
 def test_an_output_without_forces_is_skipped_with_the_reason():
     assert "no energy and forces" in check_forces(mlp(nn.Tanh()), (rows(),)).reason
 

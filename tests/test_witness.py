@@ -448,3 +448,35 @@ def test_an_autograd_function_gets_a_forward_and_every_derivative_of_a_reference
             assert torch.allclose(mine["x"], theirs["x"], rtol=1e-14, atol=1e-14)
         assert torch.equal(passed.orders[1]["x"], before.orders[1]["x"])
         assert {name: vars(cls)[name] for name in own} == own
+
+
+# -- rounding ----------------------------------------------------------------------------------------------------------
+
+
+def about_the_mean(self, x):
+    """Of rows that are nearly the same, nothing is left but their last digits."""
+    y = F.silu(x)
+    return y - y.mean(0)
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-7, 1e-4])
+def test_a_small_fault_of_a_well_conditioned_model_is_no_rounding(size):
+    def slightly_wrong(model):
+        model.b.weight.data *= 1 + size
+
+    check = checked(Around(nn.SiLU()).double(), (rows().double(),), slightly_wrong)
+    assert check.status == "fail", str(check)
+
+
+def test_what_the_last_bit_of_the_weights_decides_is_rounding():
+    """Where numbers cancel, a fault of one rounding shows as a large one, and is none."""
+
+    def one_rounding(model):
+        model.a.weight.data *= 1 + 2**-52
+
+    model, x = Around(between=about_the_mean).double(), 1 + 1e-6 * rows().double()
+    model.b.bias.data.zero_()
+    check = checked(model, (x,), one_rounding)
+    assert check.status == "pass", str(check)
+    assert check.figure > 1e-12
+    assert check.reason.endswith("by no more than what the last bit of the weights changes there")
