@@ -68,6 +68,12 @@ _ONCE_WRONG = {
     "a view changed in place in a checkpoint": Description(
         (Recurrent("gru"), Repeated(Plain("InplaceView"), checkpointed=True)), selection="include"
     ),
+    "third derivatives of a norm of rows that are nearly the same": Description(
+        (Attention("Attribute"), Plain("Attribute", "functional instance")),
+        inputs="dict",
+        edits="activations",
+        seed=55,
+    ),
     "statistics in a checkpoint": Description(
         (Attention("Closure"), Repeated(Plain("Attribute", "batch"), checkpointed=True)), inputs="two", seed=1
     ),
