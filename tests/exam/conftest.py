@@ -14,6 +14,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path.name.startswith("test_") and asked in {"", "not exam"} else None
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let tests set torch's flags again, as fairchem's trainers do: importing torch's own tables of tests forbids it."""
+    del session
+    torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
+
+
 @pytest.fixture(scope="package", autouse=True)
 def one_thread():
     """The models here are tiny: more threads only wait for each other."""
