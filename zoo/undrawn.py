@@ -22,6 +22,7 @@ _RANDOM = (
     *("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_"),
     *("kaiming_uniform_", "kaiming_normal_", "orthogonal_", "sparse_"),
 )
+_TURNS = threading.RLock()  # threads that put back what another had put there would leave its functions behind
 
 
 @contextlib.contextmanager
@@ -31,14 +32,15 @@ def undrawn() -> Iterator[None]:
     Parameters only: a table of random numbers that is no parameter is drawn as ever. Functions of `torch.nn.init` that
     were imported by name are not caught, and draw as ever, too.
     """
-    before = {name: getattr(nn.init, name) for name in _RANDOM}
-    for name, function in before.items():
-        setattr(nn.init, name, _skipping(function, threading.get_ident()))
-    try:
-        yield
-    finally:
+    with _TURNS:
+        before = {name: getattr(nn.init, name) for name in _RANDOM}
         for name, function in before.items():
-            setattr(nn.init, name, function)
+            setattr(nn.init, name, _skipping(function, threading.get_ident()))
+        try:
+            yield
+        finally:
+            for name, function in before.items():
+                setattr(nn.init, name, function)
 
 
 def _skipping(function: Callable[..., torch.Tensor], thread: int) -> Callable[..., torch.Tensor]:

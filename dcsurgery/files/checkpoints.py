@@ -122,7 +122,7 @@ def build_model(entries: Mapping[str, Any], where: str) -> nn.Module:
 def prebuild(entries: Mapping[str, Any]) -> None:
     """Build the model of a checkpoint that will be read later, once; parameters and errors as in `build_model`.
 
-    Building imports a package and draws weights that are overwritten: a process that waits can do it meanwhile.
+    Building imports a package and makes every module: a process that waits can do it meanwhile.
     """
     _prebuilt[:] = [(_builder(), entries["config"], build_model({"config": entries["config"]}, ""))]
 

@@ -50,3 +50,21 @@ def test_an_error_inside_puts_torchs_functions_back():
     with pytest.raises(ZeroDivisionError), undrawn():
         raise ZeroDivisionError
     assert nn.init.orthogonal_ is before
+
+
+def test_two_threads_at_once_leave_torchs_functions_as_they_were():
+    before, inside, done = nn.init.orthogonal_, threading.Event(), threading.Event()
+
+    def other():
+        inside.wait()
+        with undrawn():
+            done.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with undrawn():
+        inside.set()
+        thread.join(0.2)  # long enough to come in, if it could
+    done.set()
+    thread.join()
+    assert nn.init.orthogonal_ is before
