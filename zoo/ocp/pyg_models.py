@@ -21,7 +21,7 @@ from torch_geometric.utils import scatter
 from dcsurgery.zoo.ocp.graph import RadiusGraph, distances, radius_graph, triplets
 from dcsurgery.zoo.ocp.spherical import SphericalBasis
 
-__all__ = ["CGConvNet", "DimeNetPlusPlus", "SchNet"]
+__all__ = ["CGConvNet", "DimeNetPlusPlus", "SchNet", "angles"]
 
 ANGLE_EPS = 1e-12  # Å^4
 
@@ -151,7 +151,7 @@ class DimeNetPlusPlus(pyg.DimeNetPlusPlus):
         edge = pos[i] - pos[j]  # (n_edges, 3), from j to i
         dist = distances(edge)
         rbf = self.rbf(dist)
-        sbf = self.sbf(dist, _angles(edge[idx_ji], edge[idx_kj]), idx_kj)
+        sbf = self.sbf(dist, angles(edge[idx_ji], edge[idx_kj]), idx_kj)
         x = self.emb(z, rbf, i, j)
         energy = self.output_blocks[0](x, rbf, i, num_nodes=atoms)  # (n_atoms, out_channels)
         for interaction, output in zip(self.interaction_blocks, self.output_blocks[1:], strict=True):
@@ -160,7 +160,7 @@ class DimeNetPlusPlus(pyg.DimeNetPlusPlus):
         return scatter(energy, batch, dim=0, reduce="sum")
 
 
-def _angles(ji: Tensor, kj: Tensor) -> Tensor:
+def angles(ji: Tensor, kj: Tensor) -> Tensor:
     """Return the angles between the edges of each triplet, shape (n_triplets,), in rad."""
     cross = torch.linalg.cross(ji, kj).pow(2).sum(dim=-1)
     return torch.atan2((cross + ANGLE_EPS).sqrt(), (ji * kj).sum(dim=-1))
