@@ -14,7 +14,7 @@ from dcsurgery.cli.documents import to_json
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.results import paper
 from dcsurgery.zoo.results.groups import Cell, cells_of
-from dcsurgery.zoo.results.tables import build_table, columns, verdict_columns
+from dcsurgery.zoo.results.tables import COLUMNS, VERDICT_COLUMNS, build_table, columns, verdict_columns
 from dcsurgery.zoo.runs import find_runs
 from dcsurgery.zoo.writing import replacing
 
@@ -25,31 +25,26 @@ def cells_table(title: str, cells: Sequence[Cell]) -> Table:
     """Return the results of a training or a grid, one line for each variant."""
     units = cells[0].setting.data.get("units") or {}
     energy = units.get("energy", "")
-    table = Table(title=title)
-    for name in ("model", "variant"):
-        table.add_column(name, no_wrap=True)
-    heads = (f"energy MAE, {energy}", f"force MAE, {energy}/Å", "EFwT", "C", "seeds", "steps/s", "MiB")
-    for name in heads:
-        table.add_column(name, justify="right")
+    table = Table(title=f"{title}; errors in {energy} and {energy}/Å")
+    for name in ("model", "variant", "E MAE", "F MAE", "EFwT", "C", "seeds", "steps/s", "MiB"):
+        left = name in ("model", "variant")
+        table.add_column(name, justify="left" if left else "right", no_wrap=left, overflow="fold")
     several = {(cell.setting.settings["beta"], cell.setting.data["train"]) for cell in cells}
-    for cell in cells:
+    for cell in sorted(cells, key=lambda cell: (cell.setting.model, cell.setting.key, _rank(cell.variant))):
         setting = cell.setting
         label = setting.model
         if len(several) > 1:
             label += f" (beta {setting.settings['beta']:g}, {setting.data['train']} train)"
         efwt = "NaN" if math.isnan(cell.efwt.mean) else f"{100 * cell.efwt.mean:.2g} %"
         seeds = f"{len(cell.seeds)}" + (f", {len(cell.diverged)} diverged" if cell.diverged else "")
-        row = (
-            str(cell.energy),
-            str(cell.force),
-            efwt,
-            f"{cell.C:g}",
-            seeds,
-            f"{cell.steps_per_s:.3g}",
-            f"{cell.memory:.0f}",
-        )
-        table.add_row(label, cell.variant, *row)
+        speed = (f"{cell.steps_per_s:.3g}", f"{cell.memory:.0f}")
+        table.add_row(label, cell.variant, str(cell.energy), str(cell.force), efwt, f"{cell.C:g}", seeds, *speed)
     return table
+
+
+def _rank(variant: str) -> tuple[int, str]:
+    """The original comes first, then variants by their number of edits."""
+    return (0 if variant == "original" else variant.count("+") + 1, variant)
 
 
 def comparison(number: int, runs: Path) -> tuple[dict[str, Any], list[Any], str]:
@@ -59,23 +54,24 @@ def comparison(number: int, runs: Path) -> tuple[dict[str, Any], list[Any], str]
     built = build_table(number, cells_of(record for record in found if "loss" in record.settings))
     unfinished = sum(not record.ended for record in found)
     units = paper.table(number)["units"]
-    shown = Table(title=f"Table {number}. {built.title}; {units[0]} and {units[1]}; mean ± std over seeds")
-    heads = ("model", "variant", "energy MAE", "paper", "force MAE", "paper", "EFwT", "C", "seeds", "data and budget")
-    for index, head in enumerate(heads):
-        shown.add_column(head, justify="right" if 2 <= index <= 7 else "left")
+    notes = built.notes()
+    shown = Table(title=f"Table {number}. {built.title}; {units[0]} and {units[1]}, mean ± std over seeds")
+    for index, head in enumerate(COLUMNS):
+        shown.add_column(head, justify="right" if 2 <= index <= 7 else "left", no_wrap=index < 2, overflow="fold")
     for row in built.rows:
-        shown.add_row(*columns(row))
-    parts: list[Any] = [shown]
+        shown.add_row(*columns(row, notes))
+    parts: list[Any] = [shown, *(f"[{letter}] {setting}" for letter, setting in notes.values())]
     if built.verdicts:
         verdicts = Table(title="Claims of the paper; the rule is in docs/training.md")
-        for head in ("claim", "model", "verdict", "figures", "where"):
-            verdicts.add_column(head)
+        for head in VERDICT_COLUMNS:
+            verdicts.add_column(head, overflow="fold")
         for verdict in built.verdicts:
-            verdicts.add_row(*verdict_columns(verdict))
+            verdicts.add_row(*verdict_columns(verdict, notes))
         parts.append(verdicts)
+    if any(setting.reduced for _letter, setting in notes.values()):
+        parts.append("Less was trained than in the paper (one seed, 50 epochs of 50 000 structures, paper size).")
     if unfinished:
         parts.append(f"{unfinished} unfinished runs are not counted.")
-    parts.append("The paper trained one seed of each, 50 epochs at paper size.")
     return {"command": "zoo table", **built.to_dict(), "unfinished": unfinished}, parts, built.to_markdown()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,10 @@ from dcsurgery.zoo.results import paper
 from dcsurgery.zoo.results.claims import CLAIMS, Verdict, judge
 from dcsurgery.zoo.results.groups import Cell, Setting
 
-__all__ = ["Row", "Table", "build_table"]
+__all__ = ["COLUMNS", "VERDICT_COLUMNS", "Row", "Table", "build_table", "columns", "verdict_columns"]
+
+COLUMNS = ("model", "variant", "E MAE", "paper", "F MAE", "paper", "EFwT", "C", "seeds", "run")
+VERDICT_COLUMNS = ("claim", "model", "verdict", "figures", "run")
 
 
 @dataclass(frozen=True)
@@ -71,26 +74,20 @@ class Table:
             "claims": [verdict.to_dict() for verdict in self.verdicts],
         }
 
+    def notes(self) -> dict[str, tuple[str, Setting]]:
+        """Return a letter for every setting in the table, by the setting's key."""
+        settings = {row.setting.key: row.setting for row in self.rows if row.setting is not None}
+        return {key: (_letter(index), setting) for index, (key, setting) in enumerate(settings.items())}
+
     def to_markdown(self) -> str:
-        """Return the table and the verdicts as Markdown; every line says data, budget and seeds."""
-        head = (
-            "model",
-            "variant",
-            "energy MAE",
-            "paper",
-            "force MAE",
-            "paper",
-            "EFwT",
-            "C",
-            "seeds",
-            "data and budget",
-        )
-        lines = [f"## Table {self.number}: {self.title}", "", _line(head), _line(["---"] * len(head))]
-        lines += [_line(columns(row)) for row in self.rows]
+        """Return the table and the verdicts as Markdown, with data and budget of every line below."""
+        notes = self.notes()
+        lines = [f"## Table {self.number}: {self.title}", "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
+        lines += [_line(columns(row, notes)) for row in self.rows]
+        lines += ["", *(f"- [{letter}] {setting}" for letter, setting in notes.values())]
         if self.verdicts:
-            head = ("claim", "model", "verdict", "figures", "where")
-            lines += ["", _line(head), _line(["---"] * len(head))]
-            lines += [_line(verdict_columns(verdict)) for verdict in self.verdicts]
+            lines += ["", _line(VERDICT_COLUMNS), _line(["---"] * len(VERDICT_COLUMNS))]
+            lines += [_line(verdict_columns(verdict, notes)) for verdict in self.verdicts]
         return "\n".join(lines) + "\n"
 
 
@@ -125,45 +122,42 @@ def build_table(number: int, cells: Sequence[Cell]) -> Table:
             rows.append(
                 Row(setting.model, variant, setting, cell, paper.value_of(number, setting.model, variant, column))
             )
-    rows += [
-        Row(model, variant, None, None, None) for model in missing for variant in (wanted["before"], wanted["after"])
-    ]
+    rows += [Row(model, "", None, None, None) for model in missing]
     verdicts = judge(number, mine) if any(claim.table == number for claim in CLAIMS) else []
     return Table(number, wanted["title"], tuple(rows), tuple(verdicts))
 
 
-def columns(row: Row) -> tuple[str, ...]:
-    """Return a row's cells as text: model, variant, energy, paper's, force, paper's, EFwT, C, seeds, where."""
-    paper_energy, paper_force = ("", "") if row.paper is None else (_paper(row.paper[0]), _paper(row.paper[1]))
-    if row.cell is None:
-        where = "" if row.setting is None else str(row.setting)
-        return (row.model, row.variant, "not run", paper_energy, "not run", paper_force, "", "", "", where)
+def columns(row: Row, notes: Mapping[str, tuple[str, Setting]]) -> tuple[str, ...]:
+    """Return a row as text, under the heads `COLUMNS`; ``notes`` are the table's."""
+    theirs = ("", "") if row.paper is None else tuple("NaN" if value is None else f"{value:g}" for value in row.paper)
+    where = "" if row.setting is None else notes[row.setting.key][0]
     cell = row.cell
-    seeds = ", ".join(map(str, cell.seeds)) + (
-        f" (diverged: {', '.join(map(str, cell.diverged))})" if cell.diverged else ""
-    )
+    if cell is None:
+        return (row.model, row.variant, "not run", theirs[0], "not run", theirs[1], "", "", "", where)
+    seeds = ", ".join(map(str, cell.seeds))
+    if cell.diverged:
+        seeds += f" (diverged: {', '.join(map(str, cell.diverged))})"
     efwt = "NaN" if cell.diverged else f"{100 * cell.efwt.mean:.2g} %"
-    energy, force = str(cell.energy), str(cell.force)
-    return (
-        row.model, row.variant, energy, paper_energy, force, paper_force, efwt, f"{cell.C:g}", seeds, str(cell.setting)
-    )  # fmt: skip
+    errors = (str(cell.energy), theirs[0], str(cell.force), theirs[1])
+    return (row.model, row.variant, *errors, efwt, f"{cell.C:g}", seeds, where)
 
 
-def verdict_columns(verdict: Verdict) -> tuple[str, ...]:
-    """Return a verdict's cells as text: claim, model, outcome, figures, where."""
-    if verdict.setting is None or verdict.outcome == "not run":
-        return (verdict.claim.text, verdict.model, verdict.outcome, verdict.reason, "")
-    less = "; less than the paper trained" if verdict.setting.reduced else ""
-    return (verdict.claim.text, verdict.model, verdict.outcome, verdict.reason, f"{verdict.setting}{less}")
+def verdict_columns(verdict: Verdict, notes: Mapping[str, tuple[str, Setting]]) -> tuple[str, ...]:
+    """Return a verdict as text, under the heads `VERDICT_COLUMNS`."""
+    where = ""
+    if verdict.setting is not None and verdict.setting.key in notes:
+        where = notes[verdict.setting.key][0] + (", less than the paper" if verdict.setting.reduced else "")
+    return (verdict.claim.text, verdict.model, verdict.outcome, verdict.reason, where)
+
+
+def _letter(index: int) -> str:
+    """Return a, b, ..., z, aa, ab, ..."""
+    return (_letter(index // 26 - 1) if index >= 26 else "") + chr(ord("a") + index % 26)
 
 
 def _belongs(number: int, setting: Setting) -> bool:
     catalysts = paper.where_in_table(2, str(setting.data.get("name"))) is not None
     return catalysts == (number == 2)
-
-
-def _paper(value: float | None) -> str:
-    return "NaN" if value is None else f"{value:g}"
 
 
 def _line(parts: Sequence[str]) -> str:
