@@ -96,7 +96,7 @@ def example_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     z = batch.atomic_numbers if "atomic_numbers" in batch else batch.z
     arguments = [z.long(), batch.pos, batch.batch]
     if "cell" in names and "pbc" in names and batch.get("pbc") is not None and bool(batch.pbc.any()):
-        arguments += [batch.cell, batch.pbc]
+        arguments += [batch.cell.reshape(-1, 3, 3).to(batch.pos), batch.pbc.reshape(-1, 3)]
     return tuple(arguments)
 
 
