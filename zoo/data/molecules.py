@@ -66,7 +66,7 @@ def load_npz(path: str | os.PathLike[str]) -> MoleculeData:
         not finite; the message names the array.
     """
     frames, units = read_frames(Path(path))
-    if units != KCAL:
+    if units not in (None, KCAL):
         raise BadInput(
             f"the file states {units}", where=str(path), fix='read it with dcsurgery.zoo.load_data(...).to("kcal/mol")'
         )

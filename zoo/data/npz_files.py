@@ -26,7 +26,7 @@ _NEEDED = (
 _MESSAGE = "give an npz file with R, E, F and z, or with coords, energies, forces and nuclear_charges"
 
 
-def read_frames(path: Path) -> tuple[dict[str, NDArray[Any]], Units]:
+def read_frames(path: Path) -> tuple[dict[str, NDArray[Any]], Units | None]:
     """Read a molecule's frames.
 
     Parameters
@@ -36,9 +36,9 @@ def read_frames(path: Path) -> tuple[dict[str, NDArray[Any]], Units]:
 
     Returns
     -------
-    dict, Units
+    dict, Units or None
         ``R`` (n_frames, n_atoms, 3) float64, ``E`` (n_frames,) float64, ``F`` (n_frames, n_atoms, 3) float64, ``z``
-        (n_atoms,) int64; and the units that the file states, kcal/mol and Å (those of MD17) if it states none.
+        (n_atoms,) int64; and the units that the file states; None if it states none.
 
     Raises
     ------
@@ -63,12 +63,14 @@ def read_frames(path: Path) -> tuple[dict[str, NDArray[Any]], Units]:
     return _checked(arrays, dict(zip("REFz", names, strict=True)), where), units
 
 
-def stored_units(extra: dict[str, NDArray[Any]]) -> Units:
+def stored_units(extra: dict[str, NDArray[Any]]) -> Units | None:
     """Return the units that a file states: sGDML's ``e_unit`` and ``r_unit``, or our own ``provenance``."""
     if "provenance" in extra:
         stated = json.loads(str(extra["provenance"])).get("units", {})
         return Units(stated.get("E", KCAL.energy), stated.get("R", KCAL.length))
-    return Units(str(extra.get("e_unit", KCAL.energy)), str(extra.get("r_unit", KCAL.length)))
+    if "e_unit" in extra:
+        return Units(str(extra["e_unit"]), str(extra.get("r_unit", KCAL.length)))
+    return None
 
 
 def _layout(present: list[str], where: str) -> tuple[str, ...]:
