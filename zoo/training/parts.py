@@ -46,6 +46,8 @@ class DataChoice:
         Use only the first so many structures of the training set, and of each of the others.
     periodic
         False forgets cells and periodicity, as the paper's programs do.
+    references
+        File of reference energies of the elements, which are taken off the energies.
     """
 
     path: str
@@ -55,6 +57,7 @@ class DataChoice:
     split: str | None = None
     limit: int | None = None
     periodic: bool = True
+    references: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def load_parts(choice: DataChoice) -> Parts:
         "split_seed": None if choice.split else choice.seed,
         "split_file": Path(choice.split).name if choice.split else None,
         "periodic": bool(data.pbc.any()),
+        "references": Path(choice.references).name if choice.references else None,
         "units": {"energy": data.units.energy, "length": data.units.length},
     }
     return Parts(data.subset(train), data.subset(valid) if len(valid) else None, data.subset(test), description)
@@ -112,7 +116,7 @@ def load_parts(choice: DataChoice) -> Parts:
 def _load(choice: DataChoice) -> StructureSet:
     if choice.path == PACKAGED and not Path(PACKAGED).exists():
         return load(ethanol_path(), units=choice.units)
-    return load(choice.path, units=choice.units)
+    return load(choice.path, units=choice.units, references=choice.references)
 
 
 def _split(data: StructureSet, choice: DataChoice) -> tuple[Any, ...]:
