@@ -87,7 +87,9 @@ class _Storage(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         dtype = _STORAGES.get(name)
         if module != "torch" or dtype is None:
-            raise UnsafeFile(f"the file names {module}.{name}, which no tensor needs", fix="get it from a source you trust")
+            raise UnsafeFile(
+                f"the file names {module}.{name}, which no tensor needs", fix="get it from a source you trust"
+            )
         return dtype
 
     def persistent_load(self, pid: Any) -> Any:
@@ -131,7 +133,9 @@ def read_graphs(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         import lmdb
     except ImportError:
-        raise BadInput("the package lmdb is not installed", where=str(path), fix='pip install "dcsurgery[zoo]"') from None
+        raise BadInput(
+            "the package lmdb is not installed", where=str(path), fix='pip install "dcsurgery[zoo]"'
+        ) from None
     if path.is_file():
         _whole(path)
     try:
@@ -166,9 +170,13 @@ def _graph(raw: bytes, where: str) -> dict[str, Any]:
     except UnsafeFile as error:
         raise UnsafeFile(error.message, where=where, fix=error.fix) from None
     except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything
-        raise BadInput(f"not a readable graph ({error or type(error).__name__})", where=where, fix="get the file again") from None
+        raise BadInput(
+            f"not a readable graph ({error or type(error).__name__})", where=where, fix="get the file again"
+        ) from None
     if not isinstance(record, _Record):
-        raise BadInput(f"holds a {type(record).__name__}, not a PyG graph", where=where, fix="give an OC20 or OC22 LMDB")
+        raise BadInput(
+            f"holds a {type(record).__name__}, not a PyG graph", where=where, fix="give an OC20 or OC22 LMDB"
+        )
     return record.values()
 
 
