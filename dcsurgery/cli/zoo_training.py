@@ -33,6 +33,8 @@ def train(
     ] = None,
     recipe: training.Recipe = "paper",
     size: training.Size = "small",
+    backend: training.Backend = "auto",
+    references: training.References = None,
     units: training.Units = None,
     sizes: training.Sizes = None,
     split_seed: training.SplitSeed = 0,
@@ -75,7 +77,7 @@ def train(
         from dcsurgery.zoo.training.variants import ORIGINAL, Variant
 
         job = _job(
-            name, data, units, sizes, split_seed, split, limit, non_periodic, size, recipe, rescale or "auto", epochs,
+            name, data, units, sizes, split_seed, split, limit, non_periodic, references, size, backend, recipe, rescale or "auto", epochs,
             steps, batch_size, lr, alpha, beta, loss, reference, precision, seed, device, devices, tf32, out, log_every,
             evaluate_every, checkpoint_every, keep_model=True, shown=not (quiet or as_json),
         )  # fmt: skip
@@ -106,6 +108,8 @@ def ablate(
     rescale: training.Rescale = "auto",
     recipe: training.Recipe = "paper",
     size: training.Size = "small",
+    backend: training.Backend = "auto",
+    references: training.References = None,
     units: training.Units = None,
     sizes: training.Sizes = None,
     split_seed: training.SplitSeed = 0,
@@ -151,7 +155,7 @@ def ablate(
 
         betas, limits = beta or [30.0], limit or []
         job = _job(
-            names[0], data, units, sizes, split_seed, split, None, non_periodic, size, recipe, rescale, epochs, steps,
+            names[0], data, units, sizes, split_seed, split, None, non_periodic, references, size, backend, recipe, rescale, epochs, steps,
             batch_size, lr, alpha, betas[0], loss, reference, precision, 0, device, devices, tf32, out, log_every,
             evaluate_every, checkpoint_every, keep_model=keep_models, shown=False,
         )  # fmt: skip
@@ -250,7 +254,7 @@ def figure(
 
 def _job(
     name: str, data: str, units: str | None, sizes: str | None, split_seed: int, split: Path | None, limit: int | None,
-    non_periodic: bool, size: str, recipe: str, rescale: str, epochs: int, steps: int | None, batch_size: int, lr: float,
+    non_periodic: bool, references: Path | None, size: str, backend: str, recipe: str, rescale: str, epochs: int, steps: int | None, batch_size: int, lr: float,
     alpha: float, beta: float, loss: Any, reference: Any, precision: Any, seed: int, device: str, devices: int,
     tf32: bool, out: Path, log_every: int, evaluate_every: int, checkpoint_every: int, *, keep_model: bool, shown: bool,
 ) -> Job:  # fmt: skip
@@ -263,7 +267,14 @@ def _job(
     from dcsurgery.zoo.training.variants import ORIGINAL
 
     chosen = DataChoice(
-        data, units, training.parse_sizes(sizes), split_seed, str(split) if split else None, limit, not non_periodic
+        data,
+        units,
+        training.parse_sizes(sizes),
+        split_seed,
+        str(split) if split else None,
+        limit,
+        not non_periodic,
+        str(references) if references else None,
     )
     settings = Settings(epochs, steps, batch_size, lr, alpha, beta, loss, reference, seed, precision, tf32)
     return Job(
@@ -273,6 +284,7 @@ def _job(
         chosen,
         str(out),
         size=size,
+        backend=backend,
         recipe=recipe,
         scale=training.parse_scale(rescale),
         device=device,
