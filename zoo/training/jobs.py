@@ -131,7 +131,12 @@ def restore(folder: str | Path) -> tuple[nn.Module, RunRecord]:
 def _record(job: Job, parts: Parts, fabric: Fabric) -> RunRecord:
     settings = job.settings.to_dict()
     seed = settings.pop("seed")
-    more = {"size": job.size, "backend": entry_of(job.model, job.backend).backend, "recipe": job.recipe, "C": job.scale or "auto"}
+    more = {
+        "size": job.size,
+        "backend": entry_of(job.model, job.backend).backend,
+        "recipe": job.recipe,
+        "C": job.scale or "auto",
+    }
     # Several processes divide a batch, which only rounding can tell; so they may change when a run is resumed.
     device = describe_device(fabric.device.type) + (f" x {job.devices}" if job.devices > 1 else "")
     return RunRecord(
