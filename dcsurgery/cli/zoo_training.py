@@ -38,6 +38,7 @@ def train(
     units: training.Units = None,
     sizes: training.Sizes = None,
     split_seed: training.SplitSeed = 0,
+    by_system: training.BySystem = False,
     split: training.Split = None,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Use only so many structures of each set.", show_default=False)
@@ -77,7 +78,7 @@ def train(
         from dcsurgery.zoo.training.variants import ORIGINAL, Variant
 
         job = _job(
-            name, data, units, sizes, split_seed, split, limit, non_periodic, references, size, backend, recipe, rescale or "auto", epochs,
+            name, data, units, sizes, split_seed, by_system, split, limit, non_periodic, references, size, backend, recipe, rescale or "auto", epochs,
             steps, batch_size, lr, alpha, beta, loss, reference, precision, seed, device, devices, tf32, out, log_every,
             evaluate_every, checkpoint_every, keep_model=True, shown=not (quiet or as_json),
         )  # fmt: skip
@@ -113,6 +114,7 @@ def ablate(
     units: training.Units = None,
     sizes: training.Sizes = None,
     split_seed: training.SplitSeed = 0,
+    by_system: training.BySystem = False,
     split: training.Split = None,
     limit: Annotated[
         list[int] | None,
@@ -155,7 +157,7 @@ def ablate(
 
         betas, limits = beta or [30.0], limit or []
         job = _job(
-            names[0], data, units, sizes, split_seed, split, None, non_periodic, references, size, backend, recipe, rescale, epochs, steps,
+            names[0], data, units, sizes, split_seed, by_system, split, None, non_periodic, references, size, backend, recipe, rescale, epochs, steps,
             batch_size, lr, alpha, betas[0], loss, reference, precision, 0, device, devices, tf32, out, log_every,
             evaluate_every, checkpoint_every, keep_model=keep_models, shown=False,
         )  # fmt: skip
@@ -253,7 +255,7 @@ def figure(
 
 
 def _job(
-    name: str, data: str, units: str | None, sizes: str | None, split_seed: int, split: Path | None, limit: int | None,
+    name: str, data: str, units: str | None, sizes: str | None, split_seed: int, by_system: bool, split: Path | None, limit: int | None,
     non_periodic: bool, references: Path | None, size: str, backend: str, recipe: str, rescale: str, epochs: int, steps: int | None, batch_size: int, lr: float,
     alpha: float, beta: float, loss: Any, reference: Any, precision: Any, seed: int, device: str, devices: int,
     tf32: bool, out: Path, log_every: int, evaluate_every: int, checkpoint_every: int, *, keep_model: bool, shown: bool,
@@ -271,6 +273,7 @@ def _job(
         units,
         training.parse_sizes(sizes),
         split_seed,
+        by_system,
         str(split) if split else None,
         limit,
         not non_periodic,

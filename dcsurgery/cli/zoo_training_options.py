@@ -42,6 +42,10 @@ Split = Annotated[
     Path | None,
     typer.Option("--split", metavar="FILE", help="A saved split instead.", rich_help_panel=_DATA, show_default=False),
 ]
+BySystem = Annotated[
+    bool,
+    typer.Option("--by-system", help="Draw whole systems (files of a folder), not structures.", rich_help_panel=_DATA),
+]
 NonPeriodic = Annotated[
     bool,
     typer.Option(
