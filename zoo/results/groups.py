@@ -153,11 +153,11 @@ class Cell:
 
 
 def figure(value: float, digits: int = 4) -> str:
-    """Return a number with so many digits, without an exponent where it has at most seven places."""
+    """Return a number with so many digits, and without an exponent where it has at most seven places."""
     if not math.isfinite(value) or not 1e-3 <= abs(value) < 1e7:
         return f"{value:.{digits}g}"
     places = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{round(value, places):.{max(places, 0)}f}"
+    return f"{round(value, places):g}" if abs(value) < 1e5 else f"{round(value, places):.0f}"
 
 
 def setting_of(record: RunRecord) -> Setting:
