@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import queue
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -140,22 +141,26 @@ _WORKER: dict[str, Any] = {}
 
 
 def _adopt(reports: Any, stop: Any, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent tells the others what to do
     _WORKER.update(reports=reports, stop=stop, parent=parent)
 
 
 def _chain(settings: Settings, path: Path) -> None:
     """Run one chain in a worker; its file is there already if an earlier run finished it."""
 
-    def report(frames: int) -> None:
+    def alive() -> None:
         # Told to stop, or left alone by a parent that was killed: save and end.
         if _WORKER["stop"].is_set() or os.getppid() != _WORKER["parent"]:
             raise KeyboardInterrupt
+
+    def report(frames: int) -> None:
+        alive()
         _WORKER["reports"].put((settings.chain, frames))
 
     if path.exists():
         report(settings.frames)
     else:
-        generate(settings, path, progress=report)
+        generate(settings, path, progress=report, alive=alive)
 
 
 def _joined(paths: list[Path], settings: Settings, chains: int) -> dict[str, Any]:

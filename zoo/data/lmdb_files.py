@@ -11,7 +11,7 @@ import io
 import pickle
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class _Graphs(pickle.Unpickler):
         if module.startswith("torch_geometric.data."):
             return type("Record", (_Record,), {})
         module = module.replace("numpy._core", "numpy.core")
-        makers = {
+        makers: dict[tuple[str, str], Callable[..., Any]] = {
             ("torch.storage", "_load_from_bytes"): _storage,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("numpy.core.multiarray", "_reconstruct"): lambda *_: np.empty(0),
@@ -67,7 +67,11 @@ class _Graphs(pickle.Unpickler):
         }
         if (module, name) in makers:
             make = makers[module, name]
-            return lambda *arguments: make(*arguments)
+
+            def made(*arguments: Any) -> Any:
+                return make(*arguments)
+
+            return made
         plain = {
             ("collections", "OrderedDict"): OrderedDict,
             ("numpy", "ndarray"): np.ndarray,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,7 @@ def _read(path: Path, units: Units | None, fmt: str | None) -> StructureSet:
     if kind == "lmdb":
         return _graphs(path, units or _EV)
     # ASE tells .xyz files apart by their second line; the extended kind is the one that has labels.
-    return read_ase(path, units or _EV, fmt or ("extxyz" if path.suffix in (".xyz", ".extxyz") else None))
+    return read_ase(path, units, fmt or ("extxyz" if path.suffix in (".xyz", ".extxyz") else None))
 
 
 def _graphs(path: Path, units: Units) -> StructureSet:

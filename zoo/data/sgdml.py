@@ -1,9 +1,9 @@
 """Energies and forces of many geometries at once, from an sGDML force field in its public npz format.
 
 With d the inverse distances of all pairs of atoms, d_j those of the training geometries and their permuted copies, and
-q = √5 / σ, D_j = q |d - d_j|, the energy is
+q = √5 / sigma, D_j = q |d - d_j|, the energy is
 
-    E = c + s Σ_j 5 / (3 σ²) exp(-D_j) (1 + D_j) a_j · (d - d_j),
+    E = c + s Σ_j 5 / (3 sigma²) exp(-D_j) (1 + D_j) a_j · (d - d_j),
 
 and F = -dE/dR is written out below, so that both cost four matrix products. Source: Chmiela et al., Nat. Commun. 9, 3887
 (2018), Eq. 8-10, and Comput. Phys. Commun. 240, 38 (2019) for the file format. Files of 2018 (``Rt_desc``, no ``std``) and of
@@ -45,7 +45,7 @@ class ForceField(nn.Module):
     weights
         a_j, shape (n_points, n_pairs).
     sigma
-        Length scale σ of the kernel.
+        Length scale sigma of the kernel.
     constant
         c, in the unit of energy.
     scale
@@ -63,6 +63,8 @@ class ForceField(nn.Module):
     mean: Tensor  # (n_pairs,), of the descriptors
     squares: Tensor  # (n_points,)
     offsets: Tensor  # (n_points,)
+    first: Tensor  # (n_pairs,), atoms of the pairs
+    second: Tensor
 
     def __init__(
         self,
@@ -141,7 +143,7 @@ class ForceField(nn.Module):
         return energies, forces
 
     def nearness(self, positions: Tensor) -> Tensor:
-        """Return how far each geometry's descriptor is from the nearest training geometry's, in units of σ; (n,)."""
+        """Return how far each geometry's descriptor is from the nearest training geometry's, in units of sigma; (n,)."""
         x = (positions[:, self.first] - positions[:, self.second]).square().sum(-1).rsqrt() - self.mean
         square = x.square().sum(1, keepdim=True) - 2 * x @ self.stacked[:, : len(self.squares)] + self.squares
         return square.clamp_min(0).min(1).values.sqrt() / self.sigma

@@ -72,7 +72,9 @@ def _slab(bulk: str, facet: str, adsorbate: str | None, size: tuple[int, int, in
     from ase.constraints import FixAtoms
 
     if len(size) != 3 or min(size) < 1:
-        raise BadInput(f"a slab's size must be three numbers of at least 1, got {size}", where=name, fix="such as 2x2x3")
+        raise BadInput(
+            f"a slab's size must be three numbers of at least 1, got {size}", where=name, fix="such as 2x2x3"
+        )
     if bulk in _FCC:
         atoms: Any = getattr(build, f"fcc{facet}")(bulk, size, vacuum=_VACUUM)
         site: Any = "ontop"

@@ -150,7 +150,10 @@ class _Walkers:
     """All walkers; what is kept is their state after the last finished round."""
 
     def __init__(self, field: ForceField, settings: WalkerSettings, device: torch.device, partial: Path) -> None:
-        from ase.data import atomic_masses
+        try:
+            from ase.data import atomic_masses
+        except ImportError:
+            raise BadInput("ASE is not installed", fix='pip install "dcsurgery[zoo]"') from None
 
         self.field, self.settings, self.device, self.partial = field, settings, device, partial
         self.masses = torch.tensor(atomic_masses[field.numbers], dtype=torch.float64, device=device)[:, None]
@@ -187,7 +190,7 @@ class _Walkers:
         return (positions[:, self.field.first] - positions[:, self.field.second]).norm(dim=-1)
 
     def _spread(self, near: Tensor) -> float:
-        """Return the typical distance of a training geometry to the nearest other one, in descriptors over σ."""
+        """Return the typical distance of a training geometry to the nearest other one, in descriptors over sigma."""
         d = 1 / self._lengths(near)
         apart = torch.cdist(d, d)
         apart.fill_diagonal_(float("inf"))

@@ -99,6 +99,7 @@ def generate(
     calculator: Callable[[], Any] | None = None,
     force: bool = False,
     progress: Callable[[int], None] | None = None,
+    alive: Callable[[], None] | None = None,
 ) -> Path:
     """Run the dynamics and write the labelled frames.
 
@@ -117,6 +118,8 @@ def generate(
         Replace an existing output file.
     progress
         Called with the number of finished frames.
+    alive
+        Called every few steps, between frames too; what it raises ends the run, which can be continued.
 
     Raises
     ------
@@ -132,6 +135,7 @@ def generate(
     atoms = starting_structure(settings.molecule, settings.size)
     make = calculator if calculator is not None else _calculator(settings.method)
     run = _Run(settings, atoms, make, output.with_name(output.name + ".partial"))
+    run.alive = alive
     run.resume()
     if progress is not None:
         progress(len(run.energies))
@@ -162,6 +166,7 @@ class _Run:
         self.atoms = atoms
         self.calculator = calculator
         self.partial = partial
+        self.alive: Callable[[], None] | None = None
         self.kcal = units.kcal / units.mol
         seed = [settings.seed, settings.chain] if settings.chain else settings.seed
         self.generator = np.random.Generator(np.random.PCG64(seed))
@@ -189,6 +194,8 @@ class _Run:
             fixcm=False,
             rng=self.generator,
         )
+        if self.alive is not None:
+            dynamics.attach(self.alive, interval=10)
         dynamics.run(settings.interval + (settings.equilibration if not self.energies else 0))
         energy = self.atoms.get_potential_energy() / self.kcal
         forces = self.atoms.get_forces(apply_constraint=False) / self.kcal
