@@ -104,6 +104,7 @@ class ForceField(nn.Module):
         """Atoms of the molecule."""
         return len(self.numbers)
 
+    @torch.no_grad()  # forces are written out; that saves the graph of thousands of points
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return energies and forces.
 
