@@ -81,7 +81,7 @@ def test_bad_split_files_are_named(tmp_path, content, message):
 
 
 def test_statistics_are_those_of_the_arrays(data):
-    found = statistics(data)
+    found = data.statistics()
     assert (found.name, found.abbreviation, found.formula) == ("Ethanol", "Eth.", "C2H6O")
     assert found.atoms == (9, 9)
     assert found.conformations == 600
