@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 
 from dcsurgery.errors import BadInput
-from dcsurgery.zoo.data.xtb import Settings, _plain, _write_npz, generate
+from dcsurgery.zoo.data.systems import starting_structure
+from dcsurgery.zoo.data.xtb import Settings, _calculator, _plain, _write_npz, generate
 
 __all__ = ["generate_chains"]
+
+_NOTE = "run.json"
 
 
 def generate_chains(
@@ -66,6 +69,10 @@ def generate_chains(
         raise BadInput("the file exists", where=str(output), fix="choose another name or add --force")
     if not output.parent.is_dir():
         raise BadInput(f"no folder {output.parent}", where=str(output), fix="make the folder first")
+    starting_structure(
+        settings.molecule, settings.size
+    )  # what is wrong with the settings shows before a folder is made
+    _calculator(settings.method)
     parts = output.with_name(output.name + ".parts")
     share = [len(part) for part in np.array_split(np.arange(settings.frames), chains)]
     tasks = [
@@ -74,7 +81,12 @@ def generate_chains(
     ]
     parts.mkdir(exist_ok=True)
     _same_run(parts, {**_plain(settings), "chains": chains})
-    _run_all(tasks, min(workers, chains), progress)
+    try:
+        _run_all(tasks, min(workers, chains), progress)
+    except BaseException:
+        if [one.name for one in parts.iterdir()] == [_NOTE]:
+            shutil.rmtree(parts)  # nothing to go on from
+        raise
     _write_npz(output, _joined([path for _, path in tasks], settings, chains))
     shutil.rmtree(parts)
     return output
@@ -82,7 +94,7 @@ def generate_chains(
 
 def _same_run(parts: Path, run: dict[str, Any]) -> None:
     """Refuse a folder of another run; its frames would be mixed with these."""
-    note = parts / "run.json"
+    note = parts / _NOTE
     if note.exists() and json.loads(note.read_text("utf-8")) != run:
         raise BadInput(
             "an unfinished run with other settings lies here",
