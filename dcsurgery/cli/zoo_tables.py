@@ -37,7 +37,7 @@ def cells_table(title: str, cells: Sequence[Cell]) -> Table:
             label += f" (beta {setting.settings['beta']:g}, {setting.data['train']} train)"
         efwt = "NaN" if math.isnan(cell.efwt.mean) else f"{100 * cell.efwt.mean:.2g} %"
         seeds = f"{len(cell.seeds)}" + (f", {len(cell.diverged)} diverged" if cell.diverged else "")
-        speed = (f"{cell.steps_per_s:.3g}", f"{cell.memory:.0f}")
+        speed = (f"{cell.steps_per_s:.3g}" if cell.steps_per_s > 0 else "", f"{cell.memory:.0f}")
         table.add_row(label, cell.variant, str(cell.energy), str(cell.force), efwt, f"{cell.C:g}", seeds, *speed)
     return table
 

@@ -1,6 +1,8 @@
 """``zoo train``, ``ablate`` and ``table`` as a user types them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -231,3 +233,21 @@ def test_table_6_describes_data_beside_the_papers_molecules(capsys):
     }  # fmt: skip
     last = document["rows"][-1]
     assert (last["formula"], last["atoms"], last["conformations"]) == ("C2H6O", 9, 600)
+
+
+@pytest.mark.exam
+def test_two_devices_and_two_workers_give_the_results_of_one(capsys, tmp_path):
+    # In a process of its own: a spawned one must be able to import what its parent runs.
+    results = {}
+    for out, more in {"one": ["--workers", "1"], "workers": ["--workers", "2"], "devices": ["--devices", "2"]}.items():
+        words = ["ablate", "schnet", *QUICK, "--precision", "float64", "--seeds", "0,1", "--variant", "irelu+rescale"]
+        done = subprocess.run(
+            [Path(sys.executable).with_name("dcsurgery"), "zoo", *words, *more, "--out", out, "--json"],
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        results[out] = {record["seed"]: record["metrics"] for record in json.loads(done.stdout)["runs"]}
+    for other in ("workers", "devices"):
+        for seed in (0, 1):
+            assert results[other][seed]["force_mae"] == pytest.approx(results["one"][seed]["force_mae"], rel=1e-9)
