@@ -27,8 +27,8 @@ def model_of(key):
     return model.eval()
 
 
-def changed(batch, **values):
-    other = batch.clone()
+def changed(structures, **values):
+    other = structures.clone()
     for key, value in values.items():
         setattr(other, key, value)
     return other

@@ -110,6 +110,18 @@ def test_raw_outputs_times_the_scale_are_the_physical_ones(name):
     torch.testing.assert_close(zoo.energy(model, batch, scaled=True), zoo.energy(model, batch))
 
 
+@ocp
+@quiet
+def test_gemnet_oc_gives_forces_in_float32_and_says_that_it_has_no_other_precision():
+    model, batch = model_of("gemnet-oc"), example_batch()
+    energy, forces = zoo.energy_and_forces(model, batch)
+    own = model(*zoo.example_inputs(model, batch))
+    torch.testing.assert_close((energy, forces), (own["energy"].detach(), own["forces"].detach()), rtol=1e-4, atol=1e-5)
+    with pytest.raises(BadInput, match="float32 only"):
+        zoo.energy(model.double(), example_batch(dtype=torch.float64))
+    assert torch.get_default_dtype() == torch.float32
+
+
 class Own(nn.Module):
     """A potential of either convention, as users write it."""
 
