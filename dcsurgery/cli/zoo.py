@@ -19,7 +19,7 @@ from dcsurgery.errors import BadInput
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dcsurgery.zoo.entries import Entry
+    from dcsurgery.zoo.families import Entry
 
 __all__ = ["app"]
 
