@@ -8,7 +8,7 @@ from typing import Any
 
 from dcsurgery.zoo.results import paper
 from dcsurgery.zoo.results.claims import CLAIMS, Verdict, judge
-from dcsurgery.zoo.results.groups import Cell, Setting, power
+from dcsurgery.zoo.results.groups import Cell, Setting, figure, power
 
 __all__ = ["COLUMNS", "VERDICT_COLUMNS", "Row", "Table", "build_table", "columns", "verdict_columns"]
 
@@ -129,7 +129,7 @@ def build_table(number: int, cells: Sequence[Cell]) -> Table:
 
 def columns(row: Row, notes: Mapping[str, tuple[str, Setting]]) -> tuple[str, ...]:
     """Return a row as text, under the heads `COLUMNS`; ``notes`` are the table's."""
-    theirs = ("", "") if row.paper is None else tuple("NaN" if value is None else f"{value:g}" for value in row.paper)
+    theirs = ("", "") if row.paper is None else tuple("NaN" if value is None else figure(value) for value in row.paper)
     where = "" if row.setting is None else notes[row.setting.note][0]
     cell = row.cell
     if cell is None:
