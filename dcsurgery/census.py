@@ -96,12 +96,17 @@ class Census:
                     if site is not None:
                         yield capture, node, site
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of sites of each role."""
+        return dict(Counter(site.role for site in self.sites))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the census as plain JSON types."""
         return {
             "model": self.model,
             "inputs_given": self.inputs_given,
-            "counts": dict(Counter(site.role for site in self.sites)),
+            "counts": self.counts,
             "sites": [site.to_dict() for site in self.sites],
             "captures": [
                 {
