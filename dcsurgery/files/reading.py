@@ -69,7 +69,9 @@ def load(path: str | Path, trust: bool = False, imports: Sequence[str | Path] = 
     return read(path, trust=trust, imports=imports).model
 
 
-def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path] = ()) -> ModelFile:
+def read(
+    path: str | Path, *, trust: bool = False, imports: Sequence[str | Path] = (), mapped: bool = False
+) -> ModelFile:
     """Read a model from what torch.save or torch.export.save wrote.
 
     Parameters
@@ -81,6 +83,8 @@ def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path]
         Execute whatever the file says, as ``torch.load(weights_only=False)`` does.
     imports
         Python files that define the model's own classes; they are imported, and the file may use them.
+    mapped
+        Leave tensor data in the file until it is used. Only for a file that nobody changes meanwhile.
 
     Returns
     -------
@@ -109,7 +113,7 @@ def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path]
             return ModelFile(
                 path, "program", _guarded(path, lambda: _program(file, trust), writer="torch.export.save"), **origin
             )
-    value = load_value(path, trust=trust, imports=imports)
+    value = load_value(path, trust=trust, imports=imports, mapped=mapped)
     if isinstance(value, torch.fx.GraphModule):
         return ModelFile(path, "graph-module", value, **origin)
     if isinstance(value, nn.Module):
@@ -142,6 +146,7 @@ def load_value(
     trust: bool = False,
     imports: Sequence[str | Path] = (),
     accept: frozenset[Kind] = READABLE,
+    mapped: bool = False,
 ) -> Any:
     """Return whatever torch.save or pickle wrote to a file; parameters and errors as in `read`."""
     with open_model_file(path) as file:
@@ -154,7 +159,9 @@ def load_value(
         policy = Policy(modules)
         _refuse_unsafe(path, _guarded(path, lambda: _names(file, kind)), policy)
         file.seek(0)
-        return _guarded(path, lambda: (safe_unpickle if kind is Kind.PICKLE else safe_load)(file, policy))
+        if kind is Kind.PICKLE:
+            return _guarded(path, lambda: safe_unpickle(file, policy))
+        return _guarded(path, lambda: safe_load(path if mapped and kind is Kind.TORCH_ZIP else file, policy))
 
 
 def import_named(path: Path, *, trust: bool = False, imports: Sequence[str | Path] = ()) -> None:

@@ -177,7 +177,7 @@ def answer(job: Mapping[str, Any]) -> None:
             told["description"] = {"tensor": describe_weights(weights)}
         else:
             inputs = torch.load(job["inputs"], map_location="cpu", weights_only=False) if job["inputs"] else None
-            model = reading.read(path, **options).model
+            model = reading.read(path, **options, mapped=True).model  # nobody else knows of the file yet
             told["description"] = (
                 describe(model, inputs)
                 if not job.get("script")
