@@ -59,7 +59,8 @@ def grid(
         Force weights and sizes of the training set; none for the base's.
     """
     jobs = []
-    weights, numbers = betas or [base.settings.beta], limits or [base.data.limit]
+    weights = betas or [base.settings.beta]
+    numbers: Sequence[int | None] = limits or [base.data.limit]
     for seed, model, beta, limit, variant in itertools.product(seeds, models, weights, numbers, variants):
         folder = Path(base.folder) / model / variant.name
         if len(betas) > 1:
