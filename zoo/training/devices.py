@@ -6,6 +6,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -71,7 +72,19 @@ def launch(fabric: Fabric, function: Callable[..., Result], *arguments: Any) -> 
     if fabric.world_size == 1:
         fabric.launch()
         return function(fabric, *arguments)
-    return fabric.launch(function, *arguments)
+    # Fabric walks through arguments in search of tensors and refuses frozen dataclasses there.
+    return fabric.launch(_Call(function, arguments))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A function with its arguments but the first; it pickles where they do."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+    def __call__(self, fabric: Fabric) -> Any:
+        return self.function(fabric, *self.arguments)
 
 
 @contextmanager
