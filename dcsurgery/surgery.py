@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -152,11 +151,14 @@ class Surgery:
         return f"{self.plan}\n{self.report}"
 
     def _repr_html_(self) -> str:
-        items = "".join(f"<li>{html.escape(str(edit))}</li>" for edit in self.plan.edits)
-        rows = "".join(
-            f"<tr><td>{c.name}</td><td>{c.status}</td><td>{html.escape(c.reason)}</td></tr>" for c in self.report
-        )
-        return f"<p>{html.escape(self.plan.model)}</p><ul>{items}</ul><table>{rows}</table>"
+        from dcsurgery.diffing.notebook import surgery_html
+
+        return surgery_html(self)
+
+    def _repr_svg_(self) -> str | None:
+        from dcsurgery.diffing.layout import has_dot
+
+        return self.diff().to_svg() if has_dot() and self._original is not None else None
 
 
 @uncollected()

@@ -192,9 +192,9 @@ class Diff:
         return to_model_explorer(self)
 
     def _repr_html_(self) -> str:
-        from dcsurgery.diffing.notebook import diff_table
+        from dcsurgery.diffing.notebook import diff_html
 
-        return diff_table(self)
+        return diff_html(self)
 
     def _repr_svg_(self) -> str | None:
         from dcsurgery.diffing.layout import has_dot
