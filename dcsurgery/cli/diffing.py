@@ -11,7 +11,7 @@ import typer
 from dcsurgery.cli import options
 from dcsurgery.cli.documents import diff_document
 from dcsurgery.cli.inputs import Source
-from dcsurgery.cli.outputs import check_writable, write_text
+from dcsurgery.cli.outputs import check_picture_options, check_writable, write_text
 from dcsurgery.cli.screen import Screen, screen_for
 from dcsurgery.errors import BadInput
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["TERMINAL", "check_diff_file", "diff", "show_diff"]
 
 TERMINAL = Path("-")  # ``--diff -`` prints
-_SHOWING = "What is shown"
 
 
 def diff(
@@ -50,29 +49,16 @@ def diff(
     ] = None,
     force: options.Force = False,
     full: Annotated[
-        bool, typer.Option("--full", help="Unchanged modules and operators as well.", rich_help_panel=_SHOWING)
+        bool, typer.Option("--full", help="Unchanged modules and operators as well.", rich_help_panel=options.SHOWING)
     ] = False,
     only_changes: Annotated[
         bool,
-        typer.Option("--only-changes", help="In pictures: changes and their neighbours.", rich_help_panel=_SHOWING),
+        typer.Option(
+            "--only-changes", help="In pictures: changes and their neighbours.", rich_help_panel=options.SHOWING
+        ),
     ] = False,
-    depth: Annotated[
-        int | None,
-        typer.Option(
-            "--depth",
-            metavar="N",
-            min=0,
-            help="In pictures: modules below this depth stay closed.",
-            rich_help_panel=_SHOWING,
-            show_default=False,
-        ),
-    ] = None,
-    rankdir: Annotated[
-        str,
-        typer.Option(
-            "--rankdir", metavar="TB|LR", help="In SVG: top down, or left to right.", rich_help_panel=_SHOWING
-        ),
-    ] = "TB",
+    depth: options.Depth = None,
+    rankdir: options.Rankdir = "TB",
     inputs: options.Inputs = None,
     trust: options.Trust = False,
     imports: options.Imports = None,
@@ -85,7 +71,7 @@ def diff(
         sources = [Source(file, inputs, trust, tuple(imports or ())) for file in (before, after)]
         for source in sources:
             source.check()
-        _check_direction(rankdir)
+        check_picture_options(rankdir)
         if output is not None:
             check_diff_file(output, [file for source in sources for file in source.files], force)
         if model_explorer is not None:
@@ -143,13 +129,6 @@ def show_diff(
     write_text(path, render(found, path, Shown(depth, only_changes, full, rankdir)))  # type: ignore[arg-type]
     screen.result(found.summary)
     screen.show(f"wrote {path}")
-
-
-def _check_direction(rankdir: str) -> None:
-    if rankdir not in ("TB", "LR"):
-        raise BadInput(
-            f"no direction {rankdir!r}", where="--rankdir", fix="use TB (top to bottom) or LR (left to right)"
-        )
 
 
 def _check_folder(folder: Path, force: bool) -> None:

@@ -88,13 +88,9 @@ class Picture:
 def check_options(rankdir: str, depth: int | None) -> None:
     """Raise BadInput if a picture cannot be drawn in this way."""
     if rankdir not in ("TB", "LR"):
-        raise BadInput(
-            f"no direction {rankdir!r}", where="--rankdir", fix="use TB (top to bottom) or LR (left to right)"
-        )
+        raise BadInput(f"no direction {rankdir!r}", where="rankdir", fix="use TB (top to bottom) or LR (left to right)")
     if depth is not None and depth < 0:
-        raise BadInput(
-            f"depth must not be negative, got {depth}", where="--depth", fix="use 1 for the outermost modules"
-        )
+        raise BadInput(f"depth must not be negative, got {depth}", where="depth", fix="use 1 for the outermost modules")
 
 
 def cut(shown: Display, most: int) -> Display:
