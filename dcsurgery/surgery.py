@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -114,7 +114,7 @@ class Surgery:
         return self._surgeon.model
 
     def diff(self, example_inputs: Any = None) -> Diff:
-        """Return what changed, as graphs (see `dcs.diff`).
+        """Return what changed, as graphs (see `dcs.diff`), with the report's figures of single sites.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class Surgery:
 
         if self._original is None:
             raise BadInput("edited in place, so there is no original to compare with", fix="leave inplace out")
-        return compare(self._original, self.model, example_inputs)
+        return replace(compare(self._original, self.model, example_inputs), figures=self.report.figures)
 
     def to_record(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the surgery, as plain types: plan (YAML), key map and log.

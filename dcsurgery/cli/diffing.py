@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from dcsurgery.cli import options
 from dcsurgery.cli.documents import diff_document
-from dcsurgery.cli.inputs import Source
+from dcsurgery.cli.inputs import Source, read_report
 from dcsurgery.cli.outputs import check_picture_options, check_writable, write_text
 from dcsurgery.cli.screen import Screen, screen_for
 from dcsurgery.errors import BadInput
@@ -47,6 +48,16 @@ def diff(
             show_default=False,
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.json",
+            help="What transform --report wrote: the page shows its figures of single sites.",
+            rich_help_panel="Reading",
+            show_default=False,
+        ),
+    ] = None,
     force: options.Force = False,
     full: Annotated[
         bool, typer.Option("--full", help="Unchanged modules and operators as well.", rich_help_panel=options.SHOWING)
@@ -72,8 +83,10 @@ def diff(
         for source in sources:
             source.check()
         check_picture_options(rankdir)
+        figures = {} if report is None else read_report(report).figures
+        read = [file for source in sources for file in source.files] + ([report] if report is not None else [])
         if output is not None:
-            check_diff_file(output, [file for source in sources for file in source.files], force)
+            check_diff_file(output, read, force)
         if model_explorer is not None:
             _check_folder(model_explorer, force)
         from dcsurgery.diffing import compare
@@ -86,7 +99,7 @@ def diff(
                 begin(f"reading {source.model}")
                 models.append(source.read_model().model)
             begin("comparing")
-            found = compare(models[0], models[1], example_inputs)
+            found = replace(compare(models[0], models[1], example_inputs), figures=figures)
         if example_inputs is None:
             screen.warn("nothing was run, so this is what the code says: --inputs FILE shows what really runs")
         show_diff(screen, found, output, full=full, only_changes=only_changes, depth=depth, rankdir=rankdir)

@@ -87,6 +87,7 @@ def page_data(diff: Diff) -> dict[str, Any]:
             }
             for change in diff.changes
         ],
+        "figures": diff.figures,
         "code": {**diff.after.code, **diff.before.code},
     }
 
