@@ -190,7 +190,7 @@ class _Comparison:
         mine = [self._resolved(0, source) for source in self._sources[0].get(old, ())]
         theirs = [self._resolved(1, source) for source in self._sources[1].get(new, ())]
         if mine != theirs and not (covered[0] | covered[1]) & {*mine, *theirs}:
-            before, after = (", ".join(map(_short, ids)) for ids in (mine, theirs))
+            before, after = (", ".join(map(self._short, ids)) for ids in (mine, theirs))
             yield Change("rewired", _name(node), before, after, (old,), (new,), node.where, f"inputs of {node.label}")
 
     def _resolved(self, side: int, id_: str) -> str:
@@ -214,6 +214,10 @@ class _Comparison:
                 above = self._sources[side].get(id_, [])
             id_ = above[0] if above else id_
         return self._pairs.forward.get(id_, id_) if side == 0 else id_
+
+    def _short(self, id_: str) -> str:
+        node = self._new.network.nodes.get(id_) or self._old.network.nodes[id_]
+        return node.label if node.kind == "input" else id_.rpartition("::")[2]
 
     def _notes(self) -> Iterator[str]:
         smaller = min(len(self._old.network.nodes), len(self._new.network.nodes))
@@ -251,7 +255,3 @@ def _bracketed(node: Node) -> str:
 
 def _tensors(node: Node) -> str:
     return f"{node.label}({', '.join(f'{name}{list(shape)}' for name, shape in node.tensors)})"
-
-
-def _short(id_: str) -> str:
-    return id_.rpartition("::")[2]

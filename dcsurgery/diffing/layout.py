@@ -82,7 +82,7 @@ def lay_out(shown: Display, rankdir: Rankdir = "TB") -> Layout:
     )
     if done.returncode:
         line = (done.stderr.strip().splitlines() or ["no message"])[0]
-        raise SurgeryError(f"graphviz could not lay the diff out: {line}", fix="try --depth 1, or --only-changes")
+        raise SurgeryError(f"graphviz could not lay the picture out: {line}", fix="try --depth 1")
     return _read(json.loads(done.stdout), names, frames)
 
 
