@@ -1,0 +1,34 @@
+"""The three PINNs as entries of the registry."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+__all__ = ["PINN_ENTRIES"]
+
+_CLASS = "dcsurgery.zoo.pde.network:PINN"
+_SIZES = {"advection": (2, 1), "cfd": (2, 3), "diffusion-reaction": (3, 2)}
+_TITLES = {
+    "advection": "advection in one dimension: (x, t) -> u",
+    "cfd": "compressible flow in one dimension: (x, t) -> density, velocity, pressure",
+    "diffusion-reaction": "diffusion-reaction in two dimensions: (x, y, t) -> u, v",
+}
+
+
+def _sizes(inputs: int, outputs: int) -> MappingProxyType[str, dict[str, Any]]:
+    ends = {"inputs": inputs, "outputs": outputs}
+    return MappingProxyType({"small": {**ends, "width": 16, "depth": 3}, "paper": {**ends, "width": 40, "depth": 6}})
+
+
+#: Arguments of each entry.
+PINN_ENTRIES: tuple[dict[str, Any], ...] = tuple(
+    {
+        "name": f"pinn-{name}",
+        "backend": "deepxde",
+        "class_path": _CLASS,
+        "description": f"PINN, fully connected tanh network for {_TITLES[name]}",
+        "sizes": _sizes(*ends),
+    }
+    for name, ends in _SIZES.items()
+)
