@@ -19,6 +19,7 @@ from torch import nn
 
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.ocp import fairchem
+from dcsurgery.zoo.pde.entries import PINN_ENTRIES
 from dcsurgery.zoo.undrawn import undrawn
 from dcsurgery.zoo.writing import replacing
 
@@ -206,6 +207,7 @@ _ENTRIES = {
             ),
             output_blocks=("head",),
         ),
+        *(Entry(**entry) for entry in PINN_ENTRIES),
     )
 }
 
