@@ -196,7 +196,9 @@ def _assemble(path: Path, of: Problem, fields: list[Field], settings: dict[str, 
         hdf5.write(temporary, of.name, fields, attributes)
         temporary.replace(path)
     except OSError as error:
-        raise BadInput(f"cannot write: {error.strerror or error}", where=str(path), fix="choose another folder") from None
+        raise BadInput(
+            f"cannot write: {error.strerror or error}", where=str(path), fix="choose another folder"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)
 

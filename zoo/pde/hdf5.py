@@ -181,7 +181,9 @@ def _read_arrays(file: Any, where: str, names: tuple[str, ...], sample: int | st
     index = _index(sample, length, where)
     x, t = axes["x-coordinate"], axes["t-coordinate"]
     if x.shape != (cells,):
-        raise BadInput(f"x-coordinate must have shape ({cells},) as {names[0]} has {cells} cells, got {x.shape}", where=where)
+        raise BadInput(
+            f"x-coordinate must have shape ({cells},) as {names[0]} has {cells} cells, got {x.shape}", where=where
+        )
     if t.ndim != 1 or not times <= len(t) <= times + 1:
         raise BadInput(
             f"t-coordinate must hold the {times} times of {names[0]}, or one more, got shape {t.shape}", where=where
@@ -217,5 +219,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     return value.item() if isinstance(value, np.generic) else value
-
-

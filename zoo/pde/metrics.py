@@ -102,6 +102,5 @@ def _fourier(off: Array) -> dict[str, float]:
             size[:, wave] = square[:, : n_x // 2, : n_y // 2][:, length == wave].sum(1)
         size = np.sqrt(size) / (n_x * n_y)
     return {
-        name: float(size[:, low:high].mean()) if size[:, low:high].size else 0.0
-        for name, (low, high) in _BANDS.items()
+        name: float(size[:, low:high].mean()) if size[:, low:high].size else 0.0 for name, (low, high) in _BANDS.items()
     }

@@ -55,9 +55,7 @@ class PINN(_dde.nn.FNN):
         super().__init__([inputs, *[width] * depth, outputs], activation, initializer)
         fixed = norm == "batch-fixed"
         self.norms = nn.ModuleList(
-            nn.BatchNorm1d(
-                width, affine=not fixed, track_running_stats=not fixed, dtype=self.linears[0].weight.dtype
-            )
+            nn.BatchNorm1d(width, affine=not fixed, track_running_stats=not fixed, dtype=self.linears[0].weight.dtype)
             for _ in range(depth if norm != "none" else 0)
         )
 

@@ -13,7 +13,9 @@ from dcsurgery.zoo.pde.fields import Field
 
 __all__ = ["DEVIATIONS", "published_data_points"]
 
-_NORM = "batch normalization uses the statistics of the batch in evaluation too, and its scale and shift are not trained"
+_NORM = (
+    "batch normalization uses the statistics of the batch in evaluation too, and its scale and shift are not trained"
+)
 
 DEVIATIONS: Mapping[str, tuple[str, ...]] = {
     "advection": (

@@ -173,7 +173,10 @@ def run(
     found, predicted = metrics.evaluate(model, target, device)
     spread = float(predicted.std(axis=tuple(range(predicted.ndim - 1))).max())
     found |= {f"loss_{name}": value for name, value in history.final.items()}
-    found |= {"spread": spread / max(float(target.values.std()), 1e-30), "steps_per_second": history.steps / history.seconds}
+    found |= {
+        "spread": spread / max(float(target.values.std()), 1e-30),
+        "steps_per_second": history.steps / history.seconds,
+    }
     note = "" if found["spread"] > COLLAPSED else "the network is constant: its output does not depend on its input"
     plots.plot_field(folder / "field.png", problem, target, predicted)
     plots.plot_losses(folder / "losses.png", history)
@@ -181,4 +184,3 @@ def run(
     record = record.ending("finished", found, wall_time=history.seconds, note=note)
     record.save(folder)
     return Result(folder, record, history)
-

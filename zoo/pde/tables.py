@@ -18,7 +18,7 @@ __all__ = ["NUMBERS", "PAPER", "Cell", "Row", "columns", "notes", "problem_of", 
 #: Problem of each table.
 NUMBERS: Mapping[int, str] = {3: "advection", 4: "cfd", 5: "diffusion-reaction"}
 
-#: Columns of the paper: MSE, then terms of the loss.
+#: Columns of the paper after its score: terms of the loss.
 _TERMS: Mapping[int, tuple[str, ...]] = {
     3: ("f", "ic_u", "bc_u"),
     4: ("f", "ic_p", "ic_rho", "ic_v", "bc_p", "bc_rho", "bc_v"),
@@ -46,14 +46,17 @@ PAPER: Mapping[int, Mapping[str, tuple[float, ...]]] = {
     },
 }
 
-_SCORE = "The paper's MSE column holds what the published script prints: the root mean square error of the last 20 frames"
+_SCORE = (
+    "The paper's column MSE is the normalized RMSE of the last 20 frames (the published script logs, as RMSE, whatever its"
+    " loop over the metrics ended with: nRMSE). Predicting 0 everywhere has nRMSE 1"
+)
 _NOTES: Mapping[int, tuple[str, ...]] = {
     3: (
-        "Not comparable: the paper's data file moves at twice the stated speed (2 β), so that its errors measure the"
-        " distance of two different waves. On correct data the exact solution has error 0.",
+        "Not comparable: the paper's data file moves at twice the stated speed (2 β), so that its scores measure the"
+        " distance of two different waves; the exact solution at β has nRMSE 1.6 on it, and 0 on correct data.",
         "A row whose L_f and L_BC vanish together with a large L_IC is a constant network: it satisfies the equation and"
-        " the periodic condition exactly, and predicts nothing. The paper's last row (L_f and L_BC below 1e-45, L_IC 0.08)"
-        " has this form.",
+        " the periodic condition exactly, and predicts nothing. The paper's last row (L_f and L_BC below 1e-45, L_IC 0.08,"
+        " score 0.99) is one.",
     ),
     4: (
         "Not comparable: the paper's L_f is not the equation (p_x has the wrong sign, and the energy flux mixes all"
@@ -135,8 +138,8 @@ def variants_of(number: int) -> tuple[Variant, ...]:
 
 
 def columns(number: int) -> tuple[str, ...]:
-    """Return the names of the columns: errors, then the paper's terms of the loss."""
-    return ("rmse", "nrmse", *_TERMS[number])
+    """Return the names of the columns: the paper's, its score first, then the RMSE, which it does not have."""
+    return ("nrmse", *_TERMS[number], "rmse")
 
 
 def notes(number: int) -> tuple[str, ...]:

@@ -302,9 +302,7 @@ def _look(table: Tensor, start: int, stop: int, names: tuple[str, ...], store: _
     raise _diverged(names[term], float(part[step, term]), start + step, table[: start + step], names, clock)
 
 
-def _diverged(
-    name: str, value: float, step: int, table: Tensor, names: tuple[str, ...], clock: _Clock
-) -> Diverged:
+def _diverged(name: str, value: float, step: int, table: Tensor, names: tuple[str, ...], clock: _Clock) -> Diverged:
     error = Diverged(
         f"the term {name} is {value} at step {step}",
         where="training",
