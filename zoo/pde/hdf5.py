@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.pde.fields import Field

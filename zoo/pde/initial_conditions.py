@@ -88,6 +88,6 @@ def noise(seed: int, cells: int) -> tuple[Array, Array]:
 
     The numbers are drawn with y as the slow axis, so that seed and grid of PDEBench's files give PDEBench's fields.
     """
-    draw = np.random.RandomState(seed)  # noqa: NPY002 - the published fields were drawn with it
+    draw = np.random.RandomState(seed)  # the published fields were drawn with it
     u, v = draw.randn(cells * cells), draw.randn(cells * cells)
     return u.reshape(cells, cells).T.copy(), v.reshape(cells, cells).T.copy()

@@ -19,8 +19,10 @@ _NORM = (
 
 DEVIATIONS: Mapping[str, tuple[str, ...]] = {
     "advection": (
-        "the paper's data file (DaRUS 133100) holds waves that move at 2 β, not β: the equation and the test data contradict"
-        " each other, and no network can satisfy both; files made here, and PDEBench's since 2023-10-10, move at β",
+        (
+            "the paper's data file (DaRUS 133100) holds waves that move at 2 β, not β: the equation and the test data contradict"
+            " each other, and no network can satisfy both; files made here, and PDEBench's since 2023-10-10, move at β"
+        ),
         _NORM,
     ),
     "cfd": (
@@ -35,8 +37,10 @@ DEVIATIONS: Mapping[str, tuple[str, ...]] = {
         "both equations are added before they are squared, so that they can cancel",
         "the initial values are put at (x, y), and the shown values and the test data are read as (y, x)",
         "no flux through the sides is asked of u only",
-        "30 % of the values were to be shown to the network; 38 points in one corner are, since the length of the first axis"
-        " is taken for the number of values (drawn here with a CPU generator, there with a GPU's)",
+        (
+            "30 % of the values were to be shown to the network; 38 points in one corner are, since the length of the first axis"
+            " is taken for the number of values (drawn here with a CPU generator, there with a GPU's)"
+        ),
         _NORM,
     ),
 }

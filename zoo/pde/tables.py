@@ -52,21 +52,29 @@ _SCORE = (
 )
 _NOTES: Mapping[int, tuple[str, ...]] = {
     3: (
-        "Not comparable: the paper's data file moves at twice the stated speed (2 β), so that its scores measure the"
-        " distance of two different waves; the exact solution at β has nRMSE 1.6 on it, and 0 on correct data.",
-        "A row whose L_f and L_BC vanish together with a large L_IC is a constant network: it satisfies the equation and"
-        " the periodic condition exactly, and predicts nothing. The paper's last row (L_f and L_BC below 1e-45, L_IC 0.08,"
-        " score 0.99) is one.",
+        (
+            "Not comparable: the paper's data file moves at twice the stated speed (2 β), so that its scores measure the"
+            " distance of two different waves; the exact solution at β has nRMSE 1.6 on it, and 0 on correct data."
+        ),
+        (
+            "A row whose L_f and L_BC vanish together with a large L_IC is a constant network: it satisfies the equation and"
+            " the periodic condition exactly, and predicts nothing. The paper's last row (L_f and L_BC below 1e-45, L_IC 0.08,"
+            " score 0.99) is one."
+        ),
     ),
     4: (
-        "Not comparable: the paper's L_f is not the equation (p_x has the wrong sign, and the energy flux mixes all"
-        " points), its domain is half of the data's, and its three L_BC are all of the density, hence equal. In correct"
-        " mode L_f is the sum of the three equations' terms.",
+        (
+            "Not comparable: the paper's L_f is not the equation (p_x has the wrong sign, and the energy flux mixes all"
+            " points), its domain is half of the data's, and its three L_BC are all of the density, hence equal. In correct"
+            " mode L_f is the sum of the three equations' terms."
+        ),
     ),
     5: (
-        "Not comparable in L_f (a sum of residuals that can cancel; here the sum of both equations' terms) and in the"
-        " errors: the paper's test data has x and y exchanged against its initial values. L_IC near 1 is the variance of"
-        " white noise, which no smooth network can fit. L_BCu and L_BCv of the paper are the shown values (data).",
+        (
+            "Not comparable in L_f (a sum of residuals that can cancel; here the sum of both equations' terms) and in the"
+            " errors: the paper's test data has x and y exchanged against its initial values. L_IC near 1 is the variance of"
+            " white noise, which no smooth network can fit. L_BCu and L_BCv of the paper are the shown values (data)."
+        ),
     ),
 }
 
