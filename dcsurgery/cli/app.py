@@ -17,6 +17,7 @@ from dcsurgery.cli.inspecting import inspect
 from dcsurgery.cli.operating import apply, transform
 from dcsurgery.cli.planning import plan
 from dcsurgery.cli.verifying import verify
+from dcsurgery.cli.zoo import app as zoo
 
 __all__ = ["app", "main", "run"]
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 for _command in (inspect, plan, apply, transform, verify, diff):
     app.command()(_command)
+app.add_typer(zoo)
 
 
 def _show_version(asked: bool) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dcsurgery.errors import BadInput
 
-__all__ = ["RadiusDistance", "RadiusGraph", "distances", "radius_graph", "triplets"]
+__all__ = ["RadiusDistance", "RadiusGraph", "distances", "edge_pairs", "nearest_edges", "radius_graph", "triplets"]
 
 
 def radius_graph(
@@ -60,14 +60,32 @@ def radius_graph(
         if not loop:
             near &= source != target
         source, target, square = source[near], target[near], square[near]
-        # Stable sorts from the least to the most important key: source, distance, target.
-        nearest = square.argsort(stable=True)
-        nearest = nearest[target[nearest].argsort(stable=True)]
-        counts = torch.bincount(target, minlength=pos.shape[0])
-        first = counts.cumsum(0) - counts
-        rank = torch.arange(target.numel(), device=pos.device) - first[target[nearest]]
-        kept = nearest[rank < max_num_neighbors].sort().values
+        kept = nearest_edges(source, target, square, pos.shape[0], max_num_neighbors)
         return torch.stack([source[kept], target[kept]])
+
+
+def nearest_edges(source: Tensor, target: Tensor, square: Tensor, atoms: int, max_num_neighbors: int) -> Tensor:
+    """Return which edges are kept if a target may have so many: the nearest, in order of target, then of source.
+
+    Parameters
+    ----------
+    source, target, square
+        Atoms and squared length of each edge, shape (n_edges,).
+    atoms
+        Number of atoms.
+    max_num_neighbors
+        Edges kept per target; of equally near ones those of lower source, then those that come first.
+    """
+    # Stable sorts from the least to the most important key: source, distance, target.
+    by_source = source.argsort(stable=True)
+    nearest = by_source[square[by_source].argsort(stable=True)]
+    nearest = nearest[target[nearest].argsort(stable=True)]
+    counts = torch.bincount(target, minlength=atoms)
+    first = counts.cumsum(0) - counts
+    rank = torch.arange(target.numel(), device=target.device) - first[target[nearest]]
+    kept = nearest[rank < max_num_neighbors].sort().values
+    kept = kept[source[kept].argsort(stable=True)]
+    return kept[target[kept].argsort(stable=True)]
 
 
 def triplets(edge_index: Tensor, num_nodes: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -87,17 +105,21 @@ def triplets(edge_index: Tensor, num_nodes: int) -> tuple[Tensor, Tensor, Tensor
         ``idx_ji`` (edges) of every triplet, shape (n_triplets,). Triplets are sorted by the edge j -> i, then by k.
     """
     source, target = edge_index
-    by_target = (target * num_nodes + source).argsort()
-    incoming = torch.bincount(target, minlength=num_nodes)
-    first = incoming.cumsum(0) - incoming
-    per_edge = incoming[source]  # edges k -> j for each edge j -> i
-    edges = torch.arange(source.numel(), device=source.device)
-    idx_ji = edges.repeat_interleave(per_edge)
-    within = torch.arange(idx_ji.numel(), device=source.device) - (per_edge.cumsum(0) - per_edge)[idx_ji]
-    idx_kj = by_target[first[source[idx_ji]] + within]
+    idx_kj, idx_ji = edge_pairs(source, target, num_nodes)
     idx_i, idx_j, idx_k = target[idx_ji], source[idx_ji], source[idx_kj]
     kept = idx_i != idx_k
     return target, source, idx_i[kept], idx_j[kept], idx_k[kept], idx_kj[kept], idx_ji[kept]
+
+
+def edge_pairs(source: Tensor, target: Tensor, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """Return all pairs of edges k -> j and j -> i, also those with k = i, sorted by the edge j -> i, then by k."""
+    by_target = (target * num_nodes + source).argsort(stable=True)
+    incoming = torch.bincount(target, minlength=num_nodes)
+    first = incoming.cumsum(0) - incoming
+    per_edge = incoming[source]  # edges k -> j for each edge j -> i
+    idx_ji = torch.arange(source.numel(), device=source.device).repeat_interleave(per_edge)
+    within = torch.arange(idx_ji.numel(), device=source.device) - (per_edge.cumsum(0) - per_edge)[idx_ji]
+    return by_target[first[source[idx_ji]] + within], idx_ji
 
 
 def distances(vectors: Tensor) -> Tensor:
@@ -117,18 +139,46 @@ class RadiusGraph(nn.Module):
         Cutoff in Å.
     max_num_neighbors
         Edges kept per atom, the nearest ones.
+    use_pbc
+        Let edges cross the boundaries of periodic structures.
     """
 
-    def __init__(self, cutoff: float = 10.0, max_num_neighbors: int = 32) -> None:
+    use_pbc = True  # of instances that were saved before there was a choice
+
+    def __init__(self, cutoff: float = 10.0, max_num_neighbors: int = 32, use_pbc: bool = True) -> None:
         super().__init__()
         _check_cutoff(cutoff, max_num_neighbors)
         self.cutoff = cutoff
         self.max_num_neighbors = max_num_neighbors
+        self.use_pbc = use_pbc
 
-    def forward(self, pos: Tensor, batch: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return ``edge_index`` (2, n_edges) and the edges' lengths (n_edges,) in Å of positions (n_atoms, 3)."""
+    def forward(
+        self, pos: Tensor, batch: Tensor | None = None, cell: Tensor | None = None, pbc: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``edge_index`` (2, n_edges) and the edges' lengths (n_edges,) in Å; parameters as for `vectors`."""
+        edge_index, vectors = self.vectors(pos, batch, cell, pbc)
+        return edge_index, distances(vectors)
+
+    def vectors(
+        self, pos: Tensor, batch: Tensor | None = None, cell: Tensor | None = None, pbc: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``edge_index`` (2, n_edges) and the vectors from target to source (n_edges, 3) in Å.
+
+        Parameters
+        ----------
+        pos, batch
+            Positions (n_atoms, 3) in Å and the structure of each atom (n_atoms,).
+        cell, pbc
+            Cell vectors (n_structures, 3, 3) in Å and periodic directions (n_structures, 3); without them, or with
+            ``use_pbc=False``, no edge crosses a boundary.
+        """
+        if self.use_pbc and cell is not None and pbc is not None:
+            from dcsurgery.zoo.ocp.periodic import periodic_edges
+
+            batch = torch.zeros(pos.shape[0], dtype=torch.long, device=pos.device) if batch is None else batch
+            return periodic_edges(pos, self.cutoff, batch, cell, pbc, self.max_num_neighbors)
         edge_index = radius_graph(pos, self.cutoff, batch, max_num_neighbors=self.max_num_neighbors)
-        return edge_index, distances(pos[edge_index[0]] - pos[edge_index[1]])
+        return edge_index, pos[edge_index[0]] - pos[edge_index[1]]
 
     def extra_repr(self) -> str:
         """Return the settings for ``repr``."""

@@ -1,7 +1,8 @@
 """Energy models on PyG's layers whose graphs need no compiled extension: SchNet, DimeNet++, batch-normalized CGConv.
 
 Every model takes ``(z, pos, batch)``: atomic numbers (n_atoms,) of dtype int64, positions (n_atoms, 3) in Å, structure
-of each atom (n_atoms,), and returns one energy per structure, shape (n_structures, 1). Forces are -dE/dpos.
+of each atom (n_atoms,), and, for periodic structures, ``cell`` (n_structures, 3, 3) in Å and ``pbc`` (n_structures, 3). It
+returns one energy per structure, shape (n_structures, 1). Forces are -dE/dpos.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from torch_geometric.nn.resolver import activation_resolver
 from torch_geometric.utils import scatter
 
 from dcsurgery.zoo.ocp.graph import RadiusGraph, distances, radius_graph, triplets
+from dcsurgery.zoo.ocp.periodic import periodic_edges, periodic_triplets
 from dcsurgery.zoo.ocp.spherical import SphericalBasis
 
-__all__ = ["CGConvNet", "DimeNetPlusPlus", "SchNet"]
+__all__ = ["CGConvNet", "DimeNetPlusPlus", "SchNet", "angles"]
 
 ANGLE_EPS = 1e-12  # Å^4
 
@@ -41,6 +43,8 @@ class SchNet(pyg.SchNet):
         Neighbours kept per atom, the nearest ones.
     readout
         Sum (``add``) or ``mean`` of the atoms' energies.
+    use_pbc
+        Let edges cross the boundaries of structures that have a cell.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class SchNet(pyg.SchNet):
         cutoff: float = 10.0,
         max_num_neighbors: int = 32,
         readout: str = "add",
+        use_pbc: bool = True,
     ) -> None:
         super().__init__(
             hidden_channels=hidden_channels,
@@ -59,9 +64,27 @@ class SchNet(pyg.SchNet):
             num_interactions=num_interactions,
             num_gaussians=num_gaussians,
             cutoff=cutoff,
-            interaction_graph=RadiusGraph(cutoff, max_num_neighbors),
+            interaction_graph=RadiusGraph(cutoff, max_num_neighbors, use_pbc),
             readout=readout,
         )
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
+    ) -> Tensor:
+        """Return energies (n_structures, 1) of atoms z (n_atoms,) at pos (n_atoms, 3) in Å."""
+        batch = torch.zeros_like(z) if batch is None else batch
+        h = self.embedding(z)  # (n_atoms, hidden_channels)
+        edge_index, dist = self.interaction_graph(pos, batch, cell, pbc)
+        edge_attr = self.distance_expansion(dist)  # (n_edges, num_gaussians)
+        for interaction in self.interactions:
+            h = h + interaction(h, edge_index, dist, edge_attr)
+        h = self.lin2(self.act(self.lin1(h)))
+        return self.readout(h, batch, dim=0)
 
 
 class DimeNetPlusPlus(pyg.DimeNetPlusPlus):
@@ -89,6 +112,8 @@ class DimeNetPlusPlus(pyg.DimeNetPlusPlus):
         Activation; a name that PyG resolves. One object serves the whole model.
     output_initializer
         ``zeros`` (as published: energy and forces are 0 before training) or ``glorot_orthogonal``.
+    use_pbc
+        Let edges cross the boundaries of structures that have a cell.
     """
 
     def __init__(
@@ -109,6 +134,7 @@ class DimeNetPlusPlus(pyg.DimeNetPlusPlus):
         num_output_layers: int = 3,
         act: str | Callable[[Tensor], Tensor] = "swish",
         output_initializer: str = "zeros",
+        use_pbc: bool = True,
     ) -> None:
         # PyG's own constructor would spend its time on the symbolic basis, which SphericalBasis replaces.
         nn.Module.__init__(self)
@@ -117,6 +143,7 @@ class DimeNetPlusPlus(pyg.DimeNetPlusPlus):
         act = activation_resolver(act)
         self.cutoff = cutoff
         self.max_num_neighbors = max_num_neighbors
+        self.use_pbc = use_pbc
         self.num_blocks = num_blocks
         self.rbf = dimenet.BesselBasisLayer(num_radial, cutoff, envelope_exponent)
         self.sbf = SphericalBasis(num_spherical, num_radial, cutoff, envelope_exponent)
@@ -142,16 +169,28 @@ class DimeNetPlusPlus(pyg.DimeNetPlusPlus):
         )
         self.reset_parameters()
 
-    def forward(self, z: Tensor, pos: Tensor, batch: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
+    ) -> Tensor:
         """Return energies (n_structures, out_channels) of atoms z (n_atoms,) at pos (n_atoms, 3) in Å."""
         batch = torch.zeros_like(z) if batch is None else batch
         atoms = z.shape[0]
-        edge_index = radius_graph(pos, self.cutoff, batch, max_num_neighbors=self.max_num_neighbors)
-        i, j, _, _, _, idx_kj, idx_ji = triplets(edge_index, atoms)
-        edge = pos[i] - pos[j]  # (n_edges, 3), from j to i
+        if cell is None or pbc is None or not self.use_pbc:
+            edge_index = radius_graph(pos, self.cutoff, batch, max_num_neighbors=self.max_num_neighbors)
+            edge = pos[edge_index[1]] - pos[edge_index[0]]  # (n_edges, 3), from j to i
+            i, j, _, _, _, idx_kj, idx_ji = triplets(edge_index, atoms)
+        else:
+            edge_index, back = periodic_edges(pos, self.cutoff, batch, cell, pbc, self.max_num_neighbors)
+            edge = -back
+            i, j, idx_kj, idx_ji = periodic_triplets(edge_index, edge, atoms)
         dist = distances(edge)
         rbf = self.rbf(dist)
-        sbf = self.sbf(dist, _angles(edge[idx_ji], edge[idx_kj]), idx_kj)
+        sbf = self.sbf(dist, angles(edge[idx_ji], edge[idx_kj]), idx_kj)
         x = self.emb(z, rbf, i, j)
         energy = self.output_blocks[0](x, rbf, i, num_nodes=atoms)  # (n_atoms, out_channels)
         for interaction, output in zip(self.interaction_blocks, self.output_blocks[1:], strict=True):
@@ -160,7 +199,7 @@ class DimeNetPlusPlus(pyg.DimeNetPlusPlus):
         return scatter(energy, batch, dim=0, reduce="sum")
 
 
-def _angles(ji: Tensor, kj: Tensor) -> Tensor:
+def angles(ji: Tensor, kj: Tensor) -> Tensor:
     """Return the angles between the edges of each triplet, shape (n_triplets,), in rad."""
     cross = torch.linalg.cross(ji, kj).pow(2).sum(dim=-1)
     return torch.atan2((cross + ANGLE_EPS).sqrt(), (ji * kj).sum(dim=-1))
@@ -190,6 +229,8 @@ class CGConvNet(nn.Module):
         Normalize the output of each convolution.
     pooling
         ``mean`` (as in CGCNN; the energy does not grow with the structure) or ``sum`` of the atom features.
+    use_pbc
+        Let edges cross the boundaries of structures that have a cell.
     """
 
     def __init__(
@@ -203,13 +244,14 @@ class CGConvNet(nn.Module):
         max_num_neighbors: int = 50,
         batch_norm: bool = True,
         pooling: str = "mean",
+        use_pbc: bool = True,
     ) -> None:
         super().__init__()
         if pooling not in ("mean", "sum"):
             raise ValueError(f"pooling must be 'mean' or 'sum', got {pooling!r}")
         self.pooling = pooling
         self.embedding = nn.Embedding(101, atom_embedding_size)
-        self.graph = RadiusGraph(cutoff, max_num_neighbors)
+        self.graph = RadiusGraph(cutoff, max_num_neighbors, use_pbc)
         self.distance_expansion = GaussianSmearing(0.0, cutoff, num_gaussians)
         self.convs = nn.ModuleList(
             CGConv(atom_embedding_size, dim=num_gaussians, batch_norm=batch_norm) for _ in range(num_graph_conv_layers)
@@ -218,10 +260,17 @@ class CGConvNet(nn.Module):
         hidden = [layer for width, after in pairwise(widths) for layer in (nn.Linear(width, after), nn.Softplus())]
         self.head = nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
 
-    def forward(self, z: Tensor, pos: Tensor, batch: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        cell: Tensor | None = None,
+        pbc: Tensor | None = None,
+    ) -> Tensor:
         """Return energies (n_structures, 1) of atoms z (n_atoms,) at pos (n_atoms, 3) in Å."""
         batch = torch.zeros_like(z) if batch is None else batch
-        edge_index, dist = self.graph(pos, batch)
+        edge_index, dist = self.graph(pos, batch, cell, pbc)
         edge_attr = self.distance_expansion(dist)  # (n_edges, num_gaussians)
         x = self.embedding(z)  # (n_atoms, atom_embedding_size)
         for conv in self.convs:
