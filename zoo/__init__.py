@@ -13,19 +13,28 @@ _HOMES = {
     "build_from_config": "registry",
     "config_of": "registry",
     "save_checkpoint": "registry",
+    "StructureSet": "data.structures",
+    "load_data": "data.loading",
     "load_npz": "data.molecules",
+    "random_split": "data.molecules",
     "ethanol": "data.molecules",
     "train": "training",
 }
 
+#: Names that are longer here than in their own module.
+_INSIDE = {"load_data": "load"}
+
 __all__ = [
     "Entry",
+    "StructureSet",
     "available",
     "build",
     "build_from_config",
     "config_of",
     "ethanol",
+    "load_data",
     "load_npz",
+    "random_split",
     "save_checkpoint",
     "train",
 ]
@@ -33,7 +42,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        module = import_module(f"{__name__}.{_HOMES[name]}")
+        return getattr(module, _INSIDE.get(name, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
