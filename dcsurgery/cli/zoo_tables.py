@@ -1,0 +1,129 @@
+"""Tables of trained models on the screen and in files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from dcsurgery.cli.documents import to_json
+from dcsurgery.errors import BadInput
+from dcsurgery.zoo.results import paper
+from dcsurgery.zoo.results.groups import Cell, cells_of
+from dcsurgery.zoo.results.tables import COLUMNS, VERDICT_COLUMNS, build_table, columns, verdict_columns
+from dcsurgery.zoo.runs import find_runs
+from dcsurgery.zoo.writing import replacing
+
+__all__ = ["cells_table", "comparison", "molecules", "points_table", "write"]
+
+
+def cells_table(title: str, cells: Sequence[Cell]) -> Table:
+    """Return the results of a training or a grid, one line for each variant."""
+    units = cells[0].setting.data.get("units") or {}
+    energy = units.get("energy", "")
+    table = Table(title=f"{title}; errors in {energy} and {energy}/Å")
+    for name in ("model", "variant", "E MAE", "F MAE", "EFwT", "C", "seeds", "steps/s", "MiB"):
+        left = name in ("model", "variant")
+        table.add_column(name, justify="left" if left else "right", no_wrap=left, overflow="fold")
+    several = {(cell.setting.settings["beta"], cell.setting.data["train"]) for cell in cells}
+    for cell in sorted(cells, key=lambda cell: (cell.setting.model, cell.setting.key, _rank(cell.variant))):
+        setting = cell.setting
+        label = setting.model
+        if len(several) > 1:
+            label += f" (beta {setting.settings['beta']:g}, {setting.data['train']} train)"
+        efwt = "NaN" if math.isnan(cell.efwt.mean) else f"{100 * cell.efwt.mean:.2g} %"
+        seeds = f"{len(cell.seeds)}" + (f", {len(cell.diverged)} diverged" if cell.diverged else "")
+        speed = (f"{cell.steps_per_s:.3g}", f"{cell.memory:.0f}")
+        table.add_row(label, cell.variant, str(cell.energy), str(cell.force), efwt, f"{cell.C:g}", seeds, *speed)
+    return table
+
+
+def _rank(variant: str) -> tuple[int, str]:
+    """The original comes first, then variants by their number of edits."""
+    return (0 if variant == "original" else variant.count("+") + 1, variant)
+
+
+def comparison(number: int, runs: Path) -> tuple[dict[str, Any], list[Any], str]:
+    """Return a table of the paper as a document, as what is shown, and as Markdown."""
+    paper.table(number)
+    found = [record for _folder, record in find_runs(runs)]
+    built = build_table(number, cells_of(record for record in found if "loss" in record.settings))
+    unfinished = sum(not record.ended for record in found)
+    units = paper.table(number)["units"]
+    notes = built.notes()
+    shown = Table(title=f"Table {number}. {built.title}; {units[0]} and {units[1]}, mean ± std over seeds")
+    for index, head in enumerate(COLUMNS):
+        shown.add_column(head, justify="right" if 2 <= index <= 7 else "left", no_wrap=index < 2, overflow="fold")
+    for row in built.rows:
+        shown.add_row(*columns(row, notes))
+    parts: list[Any] = [shown, *(f"[{letter}] {setting}" for letter, setting in notes.values())]
+    if built.verdicts:
+        verdicts = Table(title="Claims of the paper; the rule is in docs/training.md")
+        for head in VERDICT_COLUMNS:
+            verdicts.add_column(head, overflow="fold")
+        for verdict in built.verdicts:
+            verdicts.add_row(*verdict_columns(verdict, notes))
+        parts.append(verdicts)
+    if any(setting.reduced for _letter, setting in notes.values()):
+        parts.append("Less was trained than in the paper (one seed, 50 epochs of 50 000 structures, paper size).")
+    if unfinished:
+        parts.append(f"{unfinished} unfinished runs are not counted.")
+    return {"command": "zoo table", **built.to_dict(), "unfinished": unfinished}, parts, built.to_markdown()
+
+
+def molecules(data: Sequence[Path]) -> tuple[dict[str, Any], list[Any], str]:
+    """Return Table 6, the molecules of MD17, and the same of data files."""
+    from dcsurgery.zoo.data.loading import load
+
+    table = Table(title="Table 6. Molecules of MD17, as the paper lists them, and the data that was given")
+    for head in ("name", "formula", "atoms", "conformations", "from"):
+        table.add_column(head)
+    rows = [{**molecule, "from": "paper"} for molecule in paper.molecules()]
+    for path in data:
+        statistics = load(path).statistics()
+        rows.append(
+            {key: statistics[key] for key in ("name", "formula", "atoms", "conformations")} | {"from": path.name}
+        )
+    for row in rows:
+        table.add_row(*(str(row[key]) for key in ("name", "formula", "atoms", "conformations", "from")))
+    lines = ["| name | formula | atoms | conformations | from |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {r['name']} | {r['formula']} | {r['atoms']} | {r['conformations']} | {r['from']} |" for r in rows]
+    return {"command": "zoo table", "table": 6, "rows": rows}, [table], "## Table 6\n\n" + "\n".join(lines) + "\n"
+
+
+def points_table(number: int, points: Sequence[Any]) -> Table:
+    """Return the points of a figure."""
+    found = paper.figure(number)
+    table = Table(title=f"Figure {number}. {found['title']}")
+    for head in (
+        "beta" if number == 1 else "training structures",
+        "energy MAE",
+        "force MAE",
+        "seeds",
+        "data and budget",
+    ):
+        table.add_column(head)
+    for point in points:
+        table.add_row(f"{point.x:g}", str(point.energy), str(point.force), str(len(point.seeds)), point.where)
+    return table
+
+
+def write(path: Path, document: dict[str, Any], markdown: str) -> None:
+    """Write a table as Markdown or JSON, by the file's ending.
+
+    Raises
+    ------
+    BadInput
+        If the ending is neither, or the folder cannot be written to.
+    """
+    if path.suffix not in (".md", ".json"):
+        raise BadInput(
+            f"cannot write a table as {path.suffix or 'a file without ending'}", where=str(path), fix="use .md or .json"
+        )
+    text = json.dumps(json.loads(to_json(document)), indent=2) + "\n" if path.suffix == ".json" else markdown
+    with replacing(path) as file:
+        file.write(text.encode())
