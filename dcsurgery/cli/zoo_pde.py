@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dcsurgery.cli import options
-from dcsurgery.cli.failures import OneLineGroup
 from dcsurgery.cli.screen import Screen, screen_for
 from dcsurgery.errors import BadInput
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from dcsurgery.zoo.pde.variants import Variant
     from dcsurgery.zoo.runs import RunRecord
 
-__all__ = ["app", "pde_data", "pinn_table", "train_pinn"]
+__all__ = ["pde_data", "pinn_table", "train_pinn"]
+
+DIVERGED = 1
 
 _NETWORK, _TRAINING, _FILES = "Network", "Training", "Files"
 
@@ -97,14 +99,11 @@ def train_pinn(
     precision: Precision = "float32",
     device: Device = "cpu",
     out: Annotated[
-        Path | None,
+        Path,
         typer.Option(
-            "--out",
-            metavar="FOLDER",
-            help="Folder of the run; by default runs/NAME/VARIANT-SEED.",
-            rich_help_panel=_FILES,
+            "--out", metavar="DIR", help="Folder of the runs; each in DIR/NAME/VARIANT/seedS.", rich_help_panel=_FILES
         ),
-    ] = None,
+    ] = Path("runs"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.", rich_help_panel=_FILES)
     ] = False,
@@ -112,10 +111,15 @@ def train_pinn(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Train a PINN on one sample: edited as asked for, measured, with its record and pictures in a folder."""
+    """Train a PINN on one sample: edited as asked for, measured, with its record and pictures in a folder.
+
+    Exit code 1: a term of the loss was not finite any more.
+    """
     with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
         from dcsurgery.zoo.pde.problems import problem
         from dcsurgery.zoo.pde.runs import Request, field_of, run
+        from dcsurgery.zoo.pde.training import Diverged
+        from dcsurgery.zoo.runs import RunRecord
 
         of = problem(name)
         chosen = _variant(irelu, denorm, activation, norm)
@@ -136,10 +140,14 @@ def train_pinn(
         if data is None:
             screen.detail(f"making a sample of {of.title}")
         field = field_of(of, data, int(sample) if sample.isdigit() else sample)
-        folder = out or Path("runs") / f"pinn-{of.name}" / f"{chosen.name}-{seed}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _bar(screen, f"{of.title}, {chosen.label}", request.steps) as progress:
-            result = run(request, field, folder, device=device, resume=resume, progress=progress)
+        folder = _folder(out, request)
+        try:
+            with _bar(screen, f"{of.title}, {chosen.label}", request.steps) as progress:
+                result = run(request, field, folder, device=device, resume=resume, progress=progress)
+        except Diverged as error:
+            screen.fail(str(error))
+            screen.document({**_document(folder, RunRecord.load(folder)), "exit_code": DIVERGED, "error": str(error)})
+            return DIVERGED
         record = result.record
         if result.history is None:
             screen.warn(f"{folder}: the run had ended before; nothing was trained")
@@ -147,7 +155,7 @@ def train_pinn(
             screen.warn(record.note)
         screen.show(_measures(record))
         screen.result(f"{folder}: {record.status} after {request.steps} steps, {record.wall_time:.1f} s")
-        screen.document({"command": "zoo train", "exit_code": 0, "folder": str(folder), **_record(record)})
+        screen.document(_document(folder, record))
         return 0
 
 
@@ -206,7 +214,7 @@ def pinn_table(
                         points=_points(points, every),
                         precision=precision,
                     )
-                    _train_missing(screen, request, field, runs / f"pinn-{of.name}" / f"{chosen.name}-{seed}", device)
+                    _train_missing(screen, request, field, _folder(runs, request), device)
         records = [record for _, record in find_runs(runs)]
         rows = tables.rows(number, records)
         if not any(row.seeds for row in rows):
@@ -373,7 +381,6 @@ def _train_missing(screen: Screen, request: Request, field: Any, folder: Path, d
     from dcsurgery.zoo.pde.runs import run
     from dcsurgery.zoo.pde.training import Diverged
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with _bar(
         screen, f"{request.problem.title}, {request.variant.label}, seed {request.seed}", request.steps
     ) as progress:
@@ -383,10 +390,12 @@ def _train_missing(screen: Screen, request: Request, field: Any, folder: Path, d
             screen.warn(f"{request.variant.name}, seed {request.seed}: {error}")
 
 
-def _record(record: RunRecord) -> dict[str, Any]:
-    from dataclasses import asdict
+def _folder(runs: Path, request: Request) -> Path:
+    return runs / f"pinn-{request.problem.name}" / request.variant.name / f"seed{request.seed}"
 
-    return asdict(record)
+
+def _document(folder: Path, record: RunRecord) -> dict[str, Any]:
+    return {"command": "zoo train", "exit_code": 0, "folder": str(folder), **asdict(record)}
 
 
 def _measures(record: RunRecord) -> Table:
@@ -443,12 +452,3 @@ def _markdown(number: int, rows: list[Any], record: RunRecord) -> str:
     device = f"{record.device}; " + ", ".join(f"{key} {value}" for key, value in record.versions.items())
     notes = "\n".join(f"* {note}" for note in tables.notes(number))
     return f"# Table {number}\n\n{facts}\n{device}.\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
-
-
-app = typer.Typer(cls=OneLineGroup, pretty_exceptions_enable=False, help="PINNs of the zoo.")
-app.command("train")(train_pinn)
-app.command("table")(pinn_table)
-app.command("data")(pde_data)
-
-if __name__ == "__main__":
-    sys.exit(app(standalone_mode=False))
