@@ -21,6 +21,14 @@ _ELSEWHERE = {
 }
 
 
+#: What a word of their arguments sends elsewhere: the PINNs have other options.
+_PINN = {
+    "train": (lambda words: any(word.startswith("pinn-") for word in words), "train_pinn"),
+    "table": (lambda words: not {"3", "4", "5"}.isdisjoint(words), "pinn_table"),
+    "data": (lambda words: words[:1] == ["pde"], "pde_data"),
+}
+
+
 class LazyGroup(TyperGroup):
     """A group that imports the files of some commands only when these are asked for."""
 
@@ -34,15 +42,28 @@ class LazyGroup(TyperGroup):
         module = _ELSEWHERE.get(cmd_name)
         if module is None or importlib.util.find_spec(module) is None:
             return super().get_command(ctx, cmd_name)
-        member = getattr(importlib.import_module(module), cmd_name)
-        if isinstance(member, typer.Typer):
-            command = typer.main.get_command(member)
-        else:
-            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            single.command(cmd_name)(member)
-            command = typer.main.get_command(single)
-        command.name = cmd_name
-        return command
+        return _command(cmd_name, module, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command, and what is left of the arguments; the PINNs' commands are chosen by these."""
+        cmd_name, *words = args
+        chosen, member = _PINN.get(cmd_name, (None, ""))
+        if chosen is None or not chosen(words):
+            return super().resolve_command(ctx, args)
+        name = "data pde" if cmd_name == "data" else cmd_name
+        return name, _command(name, "dcsurgery.cli.zoo_pde", member), words[1:] if cmd_name == "data" else words
+
+
+def _command(name: str, module: str, member: str) -> Any:
+    found = getattr(importlib.import_module(module), member)
+    if isinstance(found, typer.Typer):
+        command = typer.main.get_command(found)
+    else:
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(name)(found)
+        command = typer.main.get_command(single)
+    command.name = name
+    return command
 
 
 app = typer.Typer(
