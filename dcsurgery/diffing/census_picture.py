@@ -69,7 +69,7 @@ def render_census(
     notes += _closed(network)
     layout = lay_out(shown, rankdir)
     title = str(census).splitlines()[0]
-    states = {item.state for item in (*shown.boxes.values(), *shown.frames.values())}
+    states = {box.state for box in shown.boxes.values()} | {frame.state for frame in shown.frames.values()}
     marks = (*ROLES.values(), OUTPUT_BLOCK)
     known = {mark.name: mark for mark in marks}
     return Picture(
