@@ -53,10 +53,10 @@ def _molecule(index: int, dtype: torch.dtype) -> Data:
 def _slab(index: int, dtype: torch.dtype) -> Data:
     a, h = _SPACING, _SPACING * np.sqrt(3) / 2
     layer = np.array([[i * a + (j % 2) * a / 2, j * h, 0.0] for j in range(2) for i in range(2)])
-    upper = layer + [a / 2, h / 3, _SPACING * np.sqrt(2 / 3)]
-    oxygen = upper[0] + [a / 2, h / 3, 1.2]
+    upper = layer + np.array([a / 2, h / 3, _SPACING * np.sqrt(2 / 3)])
+    oxygen = upper[0] + np.array([a / 2, h / 3, 1.2])
     noise = np.random.Generator(np.random.PCG64(index)).normal(scale=0.05, size=(9, 3))
-    positions = np.concatenate([layer, upper, oxygen[None]]) + [0.0, 0.0, 3.0] + noise
+    positions = np.concatenate([layer, upper, oxygen[None]]) + np.array([0.0, 0.0, 3.0]) + noise
     cell = np.diag([2 * a, 2 * h, 12.0])
     return _data(np.array([29] * 8 + [8]), positions, cell, periodic=True, dtype=dtype)
 

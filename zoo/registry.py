@@ -15,7 +15,7 @@ from torch import nn
 
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.backends import BACKENDS
-from dcsurgery.zoo.entries import ENTRIES, Entry
+from dcsurgery.zoo.families import ENTRIES, Entry
 from dcsurgery.zoo.ocp import fairchem
 from dcsurgery.zoo.undrawn import undrawn
 from dcsurgery.zoo.writing import replacing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from dcsurgery.zoo.entries.entry import Entry, frozen, frozen_counts
+from dcsurgery.zoo.families.entry import Entry, frozen, frozen_counts
 
 __all__ = ["ENTRIES"]
 

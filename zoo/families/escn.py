@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from dcsurgery.zoo.entries.entry import Entry, frozen
+from dcsurgery.zoo.families.entry import Entry, frozen, frozen_counts
 
 __all__ = ["ENTRIES"]
 
@@ -25,6 +25,7 @@ ENTRIES = (
                 "cutoff": 6.0,
             },
         ),
+        counts=frozen_counts(small=61_169, paper=6_003_073),
         recipe=MappingProxyType({"irelu": True, "denorm": True, "scope": "all"}),
     ),
 )

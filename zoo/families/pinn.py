@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcsurgery.zoo.entries.entry import Entry, frozen, frozen_counts
+from dcsurgery.zoo.families.entry import Entry, frozen, frozen_counts
 
 __all__ = ["ENTRIES"]
 

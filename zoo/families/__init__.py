@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dcsurgery.zoo.entries import cgcnn, dimenet, escn, forcenet, gemnet, painn, pinn, schnet
-from dcsurgery.zoo.entries.entry import FORCES, Entry, ForceKind, Size
+from dcsurgery.zoo.families import cgcnn, dimenet, escn, forcenet, gemnet, painn, pinn, schnet
+from dcsurgery.zoo.families.entry import FORCES, Entry, ForceKind, Size
 
 __all__ = ["ENTRIES", "FORCES", "Entry", "ForceKind", "Size"]
 
