@@ -127,7 +127,7 @@ def test_training_geometries_come_back_from_their_distances(field):
 def test_the_later_format_scales_energies_and_states_units(arrays, field, tmp_path):
     later = {
         **arrays, "R_desc": arrays["Rt_desc"], "R_d_desc_alpha": arrays["Rt_d_desc_alpha"][:, :, 0] / 2,
-        "std": np.array(2.0), "e_unit": np.array("eV"), "r_unit": np.array("Ang"), "type": np.array("m"),
+        "std": np.array(2.0), "e_unit": np.array("eV"), "r_unit": np.array("Ang"), "type": np.array("m"), "solver": np.array({"pickled": 1}),
     }  # fmt: skip
     np.savez(tmp_path / "m.npz", **{key: value for key, value in later.items() if not key.startswith("Rt_")})
     other, x = read_force_field(tmp_path / "m.npz"), torch.tensor(geometries(3, 6))

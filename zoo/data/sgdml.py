@@ -29,6 +29,10 @@ from dcsurgery.zoo.data.units import KCAL, Units
 __all__ = ["ForceField", "read_force_field"]
 
 _IN_CACHE = 32  # geometries at a time on a CPU: what belongs to them then stays near the processor
+_READ = (
+    *("R_desc", "R_d_desc_alpha", "Rt_desc", "Rt_d_desc_alpha", "tril_perms_lin", "sig", "c", "std", "z"),
+    *("alphas_E", "lattice", "e_unit", "r_unit"),
+)
 _FIX = "give an sGDML force field: an npz with R_desc, R_d_desc_alpha, tril_perms_lin, sig, c and z"
 
 
@@ -184,7 +188,9 @@ def read_force_field(path: str | Path) -> ForceField:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise BadInput("a single array, not an npz file", where=where, fix=_FIX)
-            stored = {key: file[key] for key in file.files if file[key].dtype.kind in "fiuUSb"}
+            present = ", ".join(file.files) or "none"
+            # Others are left alone: they may be pickled, and are not needed.
+            stored = {key: file[key] for key in file.files if key in _READ}
     except BadInput:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -192,7 +198,7 @@ def read_force_field(path: str | Path) -> ForceField:
     keys = ("R_desc", "R_d_desc_alpha") if "R_desc" in stored else ("Rt_desc", "Rt_d_desc_alpha")
     missing = [key for key in (*keys, "tril_perms_lin", "sig", "c", "z") if key not in stored]
     if missing:
-        raise BadInput(f"no array {', '.join(missing)}; present: {', '.join(stored) or 'none'}", where=where, fix=_FIX)
+        raise BadInput(f"no array {', '.join(missing)}; present: {present}", where=where, fix=_FIX)
     for key, reason in (("alphas_E", "trained on energies as well"), ("lattice", "periodic")):
         if key in stored:
             raise BadInput(f"a force field that is {reason}", where=where, fix="use one that is not")
