@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from dcsurgery.cli import options
 from dcsurgery.cli import zoo_training_options as training
@@ -20,7 +23,37 @@ __all__ = ["ablate", "figure", "table", "train"]
 DIVERGED = 1
 
 
-def train(
+class PotentialsOrPinns(TyperCommand):
+    """A command for potentials that hands over to the PINNs' command where the words name one of those.
+
+    The PINNs have options of their own, so the words decide before any option is read.
+    """
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the words with the command that they are meant for."""
+        name = next((pinn for command, meant, pinn in _PINNS if command == info_name and any(map(meant, args))), None)
+        if name is None:
+            return super().make_context(info_name, args, parent=parent, **extra)
+        from dcsurgery.cli import zoo_pde
+
+        other = _app(str(info_name), getattr(zoo_pde, name))
+        return typer.main.get_command(other).make_context(info_name, args, parent=parent, **extra)
+
+
+#: Command, which words mean a PINN, and the function of ``dcsurgery.cli.zoo_pde`` that is called then.
+_PINNS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
+    ("train", lambda word: re.fullmatch(r"pinn-[a-z-]*", word) is not None, "train_pinn"),
+    ("table", lambda word: word in {"3", "4", "5"}, "pinn_table"),
+)
+
+
+def _app(name: str, function: Callable[..., int], cls: type[TyperCommand] | None = None) -> typer.Typer:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name, cls=cls)(function)
+    return app
+
+
+def train_potential(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Model of the zoo.", show_default=False)],
     data: training.Data,
     irelu: options.Irelu = False,
@@ -59,6 +92,10 @@ def train(
     tf32: training.Tf32 = False,
     out: training.Out = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with runs that were killed.")] = False,
+    no_model: Annotated[
+        bool,
+        typer.Option("--no-model", help="Leave model.pt out; checkpoint.pt has the weights.", rich_help_panel="Run"),
+    ] = False,
     log_every: training.LogEvery = 50,
     evaluate_every: training.EvaluateEvery = 1,
     checkpoint_every: training.CheckpointEvery = 200,
@@ -67,6 +104,8 @@ def train(
     verbose: options.Verbose = False,
 ) -> int:
     """Train a model and what surgery makes of it, with the same seeds and batches, and print both.
+
+    PINNs have other options: dcsurgery zoo train pinn-advection --help.
 
     Runs go to OUT/NAME/VARIANT/seedS: run.json, log.csv, TensorBoard events, checkpoint.pt, and model.pt at the end.
     Exit code 1: a loss was not finite any more.
@@ -80,10 +119,11 @@ def train(
         job = _job(
             name, data, units, sizes, split_seed, by_system, split, limit, non_periodic, references, size, backend, recipe, rescale or "auto", epochs,
             steps, batch_size, lr, alpha, beta, loss, reference, precision, seed, device, devices, tf32, out, log_every,
-            evaluate_every, checkpoint_every, keep_model=True, shown=not (quiet or as_json),
+            evaluate_every, checkpoint_every, keep_model=not no_model, shown=not (quiet or as_json),
         )  # fmt: skip
         variant = Variant(irelu, denorm, rescale is not None)
-        variants = [ORIGINAL] if variant == ORIGINAL else [ORIGINAL, variant]
+        # What surgery refuses is known before anything is trained.
+        variants = [ORIGINAL] if variant == ORIGINAL else [variant, ORIGINAL]
         records = [run_job(one, resume=resume) for one in grid(job, [name], variants, [seed])]
         screen.show(_cells_table(f"{name} on {records[0].data['name']}", cells_of(records)), _remark(records[0]))
         for record in records:
@@ -91,6 +131,9 @@ def train(
                 screen.fail(f"{record.variant}: {record.note}")
         screen.document({"command": "zoo train", "out": out, "runs": [_plain(record) for record in records]})
     return DIVERGED if any(record.status == "diverged" for record in records) else 0
+
+
+train = _app("train", train_potential, PotentialsOrPinns)
 
 
 def ablate(
@@ -187,7 +230,7 @@ def ablate(
     return DIVERGED if failed else 0
 
 
-def table(
+def table_of_potentials(
     number: Annotated[
         int, typer.Argument(metavar="N", help="1, 2, 6, 7, 8 or 9; 3, 4, 5 of the PINNs.", show_default=False)
     ],
@@ -206,11 +249,10 @@ def table(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Print a table of the paper from finished runs, beside the paper's numbers, and judge its claims."""
-    if number in (3, 4, 5):
-        from dcsurgery.cli.zoo_pde import pinn_table
+    """Print a table of the paper from finished runs, beside the paper's numbers, and judge its claims.
 
-        return pinn_table(number, runs, output=output, as_json=as_json, quiet=quiet, verbose=verbose)
+    Tables 3, 4 and 5 have other options: dcsurgery zoo table 3 --help.
+    """
     with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
         from dcsurgery.cli import zoo_tables
 
@@ -226,6 +268,9 @@ def table(
             zoo_tables.write(output, document, markdown)
             screen.show(f"wrote {output}")
     return 0
+
+
+table = _app("table", table_of_potentials, PotentialsOrPinns)
 
 
 def figure(

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 import dcsurgery as dcs
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.registry import build, entry_of
 from dcsurgery.zoo.runs import RunRecord, describe_device, open_run
-from dcsurgery.zoo.training.devices import fabric_for, launch
+from dcsurgery.zoo.training.devices import Fabric, fabric_for, launch
 from dcsurgery.zoo.training.display import bar
 from dcsurgery.zoo.training.errors import evaluate
 from dcsurgery.zoo.training.nonfinite import Diverged
