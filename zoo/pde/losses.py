@@ -39,7 +39,8 @@ class Loss:
     Parameters
     ----------
     terms
-        What `Problem.terms` returns.
+        What `Problem.terms` returns. Conditions on normal derivatives work in the precision of DeepXDE at the time: call
+        this inside `dcsurgery.zoo.pde.backend.settings`.
     model
         The network; only whether it couples points is read from it.
     dtype, device
