@@ -189,22 +189,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = "" if options.output is None else options.output.read_text(encoding="utf-8")
     if options.output is not None:
         replace_table(page, "")  # a page without a place for it is told before hours of work
-    known, console, failed = _read(options.rows), Console(width=max(Console().width, _WIDTH)), 0
+    known, console = _read(options.rows), Console(width=max(Console().width, _WIDTH))
     entries = [entry for entry in registry.entries() if entry.missing is None and options.only in entry.name]
     sizes = ("small", "paper") if options.size is None else (options.size,)
     wanted = [(entry.name, entry.backend, size) for size in sizes for entry in entries]
     for key in track(wanted, "examining", console=Console(stderr=True)):
         if key in known:
             continue
-        row = _in_process(*key)
-        if isinstance(row, str):
-            console.print(f"{' '.join(key)}: {row}", markup=False, highlight=False)
-            failed += 1
+        found = _in_process(*key)
+        if isinstance(found, str):
+            console.print(f"{' '.join(key)}: {found}", markup=False, highlight=False)
             continue
-        known[key] = row
+        known[key] = found
         if options.rows is not None:
             with options.rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
+                file.write(json.dumps(asdict(found)) + "\n")
     rows = [known[key] for key in sorted(wanted, key=lambda k: (k[0], k[1], k[2] == "paper")) if key in known]
     table = Table(*Row.__dataclass_fields__)
     for row in rows:
