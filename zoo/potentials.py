@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dcsurgery.errors import BadInput
+from dcsurgery.zoo.batch_checks import check_batch, check_elements
 from dcsurgery.zoo.ocp import fairchem_calls
 
 __all__ = ["energy", "energy_and_forces", "example_inputs", "takes_batch"]
@@ -39,12 +40,17 @@ def energy(model: nn.Module, batch: Any, *, scaled: bool = False) -> Tensor:
     Raises
     ------
     BadInput
-        If the model does not return one energy per structure.
+        If the model does not return one energy per structure, does not know an element, or fails for want of neighbours.
     """
+    check_elements(_inside(model), batch)
     arguments = example_inputs(model, batch)
     options = {"scaled": True} if scaled and _is_rescaled(model) else {}
-    with fairchem_calls.energies_only(model):
-        output = model(*arguments, **options)
+    try:
+        with fairchem_calls.energies_only(model):
+            output = model(*arguments, **options)
+    except (IndexError, RuntimeError, ValueError, AssertionError):
+        check_batch(_inside(model), batch)  # where it finds the cause, it says it
+        raise
     found = _energy_in(output)
     structures = _structures(batch)
     if found is None or found.numel() != structures:
@@ -83,6 +89,8 @@ def energy_and_forces(
         gradient = None
         if energies.requires_grad:
             (gradient,) = torch.autograd.grad(energies.sum(), moved.pos, create_graph=create_graph, allow_unused=True)
+    if gradient is None or not bool(gradient.any()):
+        check_batch(_inside(model), batch)  # atoms without neighbours feel no force, and nothing else tells
     if gradient is None:
         raise BadInput("the energy does not depend on the positions", where=type(model).__name__)
     return energies if create_graph else energies.detach(), -gradient

@@ -7,19 +7,16 @@ import inspect
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
 from dcsurgery.errors import BadInput
+from dcsurgery.zoo.backends import BACKENDS
+from dcsurgery.zoo.families import ENTRIES, Entry
 from dcsurgery.zoo.ocp import fairchem
-from dcsurgery.zoo.pde.entries import PINN_ENTRIES
 from dcsurgery.zoo.undrawn import undrawn
 from dcsurgery.zoo.writing import replacing
 
@@ -31,6 +28,9 @@ __all__ = [
     "build_to_load",
     "config_of",
     "edited_config",
+    "entries",
+    "entry_of",
+    "name_of",
     "save_checkpoint",
 ]
 
@@ -40,184 +40,44 @@ _MAY_BE_ZERO = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A model that the zoo builds.
-
-    Attributes
-    ----------
-    name
-        What `build` and a checkpoint's ``config`` call it.
-    backend
-        Library whose layers it is made of.
-    class_path
-        ``module:class``.
-    description
-        One line.
-    sizes
-        Constructor values of each size.
-    output_blocks
-        Attributes of the model that hold its output blocks.
-    """
-
-    name: str
-    backend: str
-    class_path: str
-    description: str
-    sizes: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    output_blocks: tuple[str, ...] = ()
-
-    @property
-    def model_class(self) -> type[nn.Module]:
-        """The class; its library is imported here."""
-        module, name = self.class_path.split(":")
-        return getattr(import_module(module), name)
-
-    def parameters(self, size: str) -> int:
-        """Return the number of parameters; the model is built for it, once, without touching the random numbers."""
-        return _count(self.name, size)
-
-
-@cache
-def _count(name: str, size: str) -> int:
-    with torch.random.fork_rng(devices=[]):
-        return sum(parameter.numel() for parameter in build(name, size).parameters())
-
-
-_SCHNET = "dcsurgery.zoo.ocp.pyg_models:SchNet"
-_HOISTED = "dcsurgery.zoo.ocp.hoisted_schnet:HoistedSchNet"
-_DIMENET = "dcsurgery.zoo.ocp.pyg_models:DimeNetPlusPlus"
-_CGCONV = "dcsurgery.zoo.ocp.pyg_models:CGConvNet"
-
-# "paper": the sizes of Lo & Huang, arXiv:2310.01649; "small": trains in seconds on a CPU.
-_ENTRIES = {
-    entry.name: entry
-    for entry in (
-        Entry(
-            name="schnet",
-            backend="pyg",
-            class_path=_SCHNET,
-            description="SchNet: continuous-filter convolutions, shifted softplus, no normalization",
-            sizes=MappingProxyType(
-                {
-                    "small": {
-                        "hidden_channels": 32,
-                        "num_filters": 32,
-                        "num_interactions": 2,
-                        "num_gaussians": 20,
-                        "cutoff": 5.0,
-                    },
-                    "paper": {
-                        "hidden_channels": 1024,
-                        "num_filters": 256,
-                        "num_interactions": 5,
-                        "num_gaussians": 200,
-                        "cutoff": 6.0,
-                        "readout": "add",
-                    },
-                }
-            ),
-        ),
-        Entry(
-            name="schnet-hoisted",
-            backend="torch",
-            class_path=_HOISTED,
-            description="SchNet with its edges as an input, for TorchScript, torch.export and torch.fx",
-            sizes=MappingProxyType(
-                {
-                    "small": {
-                        "hidden_channels": 32,
-                        "num_filters": 32,
-                        "num_interactions": 2,
-                        "num_gaussians": 20,
-                        "cutoff": 5.0,
-                    },
-                    "paper": {
-                        "hidden_channels": 1024,
-                        "num_filters": 256,
-                        "num_interactions": 5,
-                        "num_gaussians": 200,
-                        "cutoff": 6.0,
-                    },
-                }
-            ),
-        ),
-        Entry(
-            name="dimenet++",
-            backend="pyg",
-            class_path=_DIMENET,
-            description="DimeNet++: directional messages, Bessel and spherical bases, one shared SiLU",
-            sizes=MappingProxyType(
-                {
-                    "small": {
-                        "hidden_channels": 32,
-                        "num_blocks": 2,
-                        "int_emb_size": 16,
-                        "basis_emb_size": 8,
-                        "out_emb_channels": 32,
-                        "num_spherical": 3,
-                        "num_radial": 4,
-                        "num_output_layers": 2,
-                        "cutoff": 5.0,
-                        # The published zeros make energy and forces 0, and every check on an untrained model void.
-                        "output_initializer": "glorot_orthogonal",
-                    },
-                    "paper": {
-                        "hidden_channels": 192,
-                        "num_blocks": 3,
-                        "int_emb_size": 64,
-                        "basis_emb_size": 8,
-                        "out_emb_channels": 192,
-                        "num_spherical": 7,
-                        "num_radial": 6,
-                        "cutoff": 6.0,
-                        "max_num_neighbors": 50,
-                        "envelope_exponent": 5,
-                        "num_before_skip": 1,
-                        "num_after_skip": 2,
-                        "num_output_layers": 3,
-                    },
-                }
-            ),
-            output_blocks=("output_blocks",),
-        ),
-        Entry(
-            name="cgconv-bn",
-            backend="pyg",
-            class_path=_CGCONV,
-            description="crystal-graph convolutions with batch normalization, softplus, dense head",
-            sizes=MappingProxyType(
-                {
-                    "small": {
-                        "atom_embedding_size": 32,
-                        "num_graph_conv_layers": 2,
-                        "fc_feat_size": 32,
-                        "num_fc_layers": 2,
-                        "num_gaussians": 20,
-                    },
-                    "paper": {
-                        "atom_embedding_size": 512,
-                        "num_graph_conv_layers": 3,
-                        "fc_feat_size": 128,
-                        "num_fc_layers": 3,
-                        "num_gaussians": 100,
-                        "cutoff": 6.0,
-                    },
-                }
-            ),
-            output_blocks=("head",),
-        ),
-        *(Entry(**entry) for entry in PINN_ENTRIES),
-    )
-}
-
-
 def available() -> list[Entry]:
-    """Return the models that can be built, sorted by name."""
-    return [_ENTRIES[name] for name in sorted(_ENTRIES)]
+    """Return the models that can be built here, sorted by name, each with its usual backend."""
+    return [found[0] for name in _names() if (found := [entry for entry in _of(name) if entry.missing is None])]
 
 
-def build(name: str, size: str = "small", **overrides: Any) -> nn.Module:
+def entries() -> list[Entry]:
+    """Return every model with every backend, also those whose backend is not installed, sorted by name."""
+    return [entry for name in _names() for entry in _of(name)]
+
+
+def entry_of(name: str, backend: str = "auto") -> Entry:
+    """Return what the zoo knows of a model.
+
+    Parameters
+    ----------
+    name, backend
+        As for `build`.
+
+    Raises
+    ------
+    BadInput
+        If there is no such model, or it does not come with that backend.
+    """
+    found = _of(name)
+    if not found:
+        raise BadInput(f"unknown model {name!r}", fix=_near(name, _names()))
+    if backend == "auto":
+        return next((entry for entry in found if entry.missing is None), found[0])
+    if backend not in BACKENDS:
+        raise BadInput(f"unknown backend {backend!r}", fix=_near(backend, ["auto", *BACKENDS]))
+    for entry in found:
+        if entry.backend == backend:
+            return entry
+    there = ", ".join(entry.backend for entry in found)
+    raise BadInput(f"{name} does not come with the backend {backend!r}", fix=f"there are: auto, {there}")
+
+
+def build(name: str, size: str = "small", backend: str = "auto", **overrides: Any) -> nn.Module:
     """Build a model with fresh weights from torch's global random numbers.
 
     Parameters
@@ -226,6 +86,9 @@ def build(name: str, size: str = "small", **overrides: Any) -> nn.Module:
         Name of a registry entry, for instance ``dimenet++``.
     size
         ``small`` or ``paper``.
+    backend
+        Library that its layers come from (`dcsurgery.zoo.backends.BACKENDS`). ``auto`` takes the first of the model's
+        that is installed; for SchNet and DimeNet++ that is PyG, so the same everywhere.
     **overrides
         Constructor values that differ from that size.
 
@@ -237,12 +100,16 @@ def build(name: str, size: str = "small", **overrides: Any) -> nn.Module:
     Raises
     ------
     BadInput
-        If the name, the size or a constructor value is unknown or wrong; the message names near misses.
+        If the name, the size, the backend or a constructor value is unknown or wrong, the message then names near misses;
+        or if the backend is not installed, the message then says how to get it.
     """
-    entry = _entry(name)
+    entry = entry_of(name, backend)
     if size not in entry.sizes:
         raise BadInput(f"unknown size {size!r} of {name}", fix=_near(size, entry.sizes))
-    return _construct(entry, {**entry.sizes[size], **overrides})
+    values = {**entry.sizes[size], **overrides}
+    if entry.fairchem_name:
+        return fairchem.build({"model": {"name": entry.fairchem_name, **_plain(values)}})
+    return _construct(entry, values)
 
 
 def build_from_config(config: Mapping[str, Any]) -> nn.Module:
@@ -265,7 +132,7 @@ def build_from_config(config: Mapping[str, Any]) -> nn.Module:
     if fairchem.is_trainer_config(config):
         return fairchem.build(config)
     if not isinstance(config.get("model"), str):
-        raise BadInput("no entry 'model' with a name", where="config", fix=f"there are: {', '.join(sorted(_ENTRIES))}")
+        raise BadInput("no entry 'model' with a name", where="config", fix=f"there are: {', '.join(_names())}")
     # With model_attributes, the entries beside it are the trainer's (optimizer, data set, ...).
     values = config.get("model_attributes", {key: value for key, value in config.items() if key != "model"})
     if not isinstance(values, Mapping):
@@ -323,11 +190,41 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def name_of(model: nn.Module) -> str | None:
+    """Return the name in the registry of a model that the zoo built or loaded, edited or not; None of any other."""
+    named = getattr(model, "dcsurgery_config", {}).get("model")
+    if isinstance(named, str):
+        return named if _of(named) else None
+    if not isinstance(named, Mapping):
+        return None
+    inner = named.get("name")
+    if inner == fairchem.EDITED:
+        inner = named.get("dcsurgery", {}).get("edits_of")
+    return next((entry.name for entry in ENTRIES if inner and entry.fairchem_name == inner), None)
+
+
+def _names() -> list[str]:
+    return sorted({entry.name for entry in ENTRIES})
+
+
+def _of(name: str) -> list[Entry]:
+    return [entry for entry in ENTRIES if entry.name == name]
+
+
 def _entry(name: str) -> Entry:
-    try:
-        return _ENTRIES[name]
-    except KeyError:
-        raise BadInput(f"unknown model {name!r}", fix=_near(name, _ENTRIES)) from None
+    """Return the entry whose constructor values a config without the mark of fairchem holds."""
+    found = [entry for entry in _of(name) if not entry.fairchem_name]
+    if not found:
+        names = sorted({entry.name for entry in ENTRIES if not entry.fairchem_name})
+        raise BadInput(f"unknown model {name!r}", fix=_near(name, names))
+    return found[0]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value whose mappings and lists nobody else holds: a config may be changed by its owner."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _near(word: str, known: Any) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "surgery_document",
     "to_json",
     "verification_document",
+    "zoo_document",
 ]
 
 
@@ -67,6 +68,11 @@ def diff_document(diff: Diff, files: Mapping[str, Any]) -> dict[str, Any]:
 def verification_document(code: int, report: Report, files: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checks of one model against another."""
     return {**_head("verify", code), "files": files, "report": report.to_dict()}
+
+
+def zoo_document(command: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a command of the zoo found or did."""
+    return {**_head(f"zoo {command}", 0), **values}
 
 
 def failure_document(message: str, code: int) -> dict[str, Any]:

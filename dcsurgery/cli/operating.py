@@ -64,6 +64,7 @@ def transform(
     irelu: options.Irelu = False,
     denorm: options.Denorm = False,
     rescale: options.Rescale = None,
+    recipe: options.Recipe = None,
     activation: options.Activation = None,
     gates: options.Gates = False,
     outputs: options.Outputs = None,
@@ -99,6 +100,7 @@ def transform(
             tuple(include or ()),
             tuple(exclude or ()),
             allow_empty,
+            recipe,
         )
         to = Destination(output or default_output(model), report, force, not no_verify, keep_failed, diff)
         source.check()
@@ -109,13 +111,13 @@ def transform(
         with source.fresh_process() as process:
             if not dry_run:
                 process.start()
-            pipeline = request.pipeline()
+            request.check()
             return _operate(
                 "transform",
                 screen,
                 source,
                 None if dry_run else to,
-                lambda module, census: pipeline.plan(module, census=census),
+                request.plan,
                 process,
                 show_diff_of_plan=dry_run and diff is not None,
             )

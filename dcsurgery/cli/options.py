@@ -30,6 +30,7 @@ __all__ = [
     "Outputs",
     "PlanOutput",
     "Quiet",
+    "Recipe",
     "ReportFile",
     "Rescale",
     "Scope",
@@ -71,6 +72,16 @@ Activation = Annotated[
         metavar="NAME",
         help="Replace activations by this one, for instance integrated-silu.",
         autocompletion=_activation_names,
+        rich_help_panel=_EDITS,
+        show_default=False,
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="paper",
+        help="The paper's edits of a model of the zoo; add --rescale for its label scale.",
         rich_help_panel=_EDITS,
         show_default=False,
     ),

@@ -17,6 +17,7 @@ def plan(
     irelu: options.Irelu = False,
     denorm: options.Denorm = False,
     rescale: options.Rescale = None,
+    recipe: options.Recipe = None,
     activation: options.Activation = None,
     gates: options.Gates = False,
     outputs: options.Outputs = None,
@@ -47,11 +48,12 @@ def plan(
             tuple(include or ()),
             tuple(exclude or ()),
             allow_empty,
+            recipe,
         )
         source.check()
         if output is not None:
             check_writable(output, (*source.files, *request.files), force)
-        pipeline = request.pipeline()
+        request.check()
         from dcsurgery.census import take_census
         from dcsurgery.cli import tables
 
@@ -63,7 +65,7 @@ def plan(
             begin("finding the sites")
             census = take_census(read.model, example_inputs)
             begin("planning")
-            planned = pipeline.plan(read.model, census=census)
+            planned = request.plan(read.model, census)
         for note in planned.notes:
             screen.warn(note)
         if output is None:

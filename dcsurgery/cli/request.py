@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dcsurgery.errors import BadInput
 from dcsurgery.selectors import SCOPES, Selection
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from dcsurgery.census import Census
     from dcsurgery.passes.base import Pass
     from dcsurgery.passes.pipeline import Pipeline
+    from dcsurgery.plans import Plan
 
 __all__ = ["Request"]
 
@@ -32,6 +37,28 @@ class Request:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     allow_empty: bool
+    recipe: str | None = None
+
+    def check(self) -> None:
+        """Raise BadInput for whatever is wrong before the model has been read."""
+        if self.recipe is None:
+            self.pipeline()
+            return
+        given = {"--irelu": self.irelu, "--denorm": self.denorm, "--scope": self.scope != SCOPES[0]}
+        idle = [name for name, asked in given.items() if asked]
+        if idle:
+            raise BadInput(f"{idle[0]} and --recipe exclude each other: a recipe says which edits", fix="leave one out")
+        recipes = _recipes()
+        if self.recipe not in recipes.RECIPES:
+            recipes.recipe("", self.recipe)
+
+    def plan(self, model: nn.Module, census: Census) -> Plan:
+        """Plan the edits of a model, those of a recipe if one was asked for."""
+        if self.recipe is None:
+            return self.pipeline().plan(model, census=census)
+        values = _recipes().recipe(model, self.recipe)
+        completed = replace(self, recipe=None, irelu=values["irelu"], denorm=values["denorm"], scope=values["scope"])
+        return completed.pipeline().plan(model, census=census)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -80,6 +107,11 @@ class Request:
             raise BadInput("--gates is about replacing activations, which was not asked for", fix="add --irelu")
         if self.outputs and self.rescale is None:
             raise BadInput("--outputs is about rescaling labels, which was not asked for", fix="add --rescale C")
+
+
+def _recipes() -> Any:
+    # By name: the zoo can be left out.
+    return importlib.import_module("dcsurgery.zoo.recipes")
 
 
 def _position_or_name(text: str) -> int | str:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from dcsurgery.cli import options
+from dcsurgery.cli.documents import zoo_document
+from dcsurgery.cli.outputs import check_writable
+from dcsurgery.cli.screen import screen_for
+from dcsurgery.errors import BadInput
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dcsurgery.zoo.families import Entry
 
 __all__ = ["app"]
 
@@ -76,9 +88,128 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_models() -> None:
-    """List the models that can be built."""
-    from dcsurgery.zoo import registry
+def list_models(as_json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> int:
+    """List every model: backend, parameters, forces, and what to install where it cannot be built."""
+    with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
+        from dcsurgery.zoo import registry
 
-    for entry in registry.available():
-        typer.echo(f"{entry.name:16s} {entry.backend:9s} {entry.description}")
+        entries = registry.entries()
+        screen.result(_table(entries))
+        for fix in sorted({entry.missing for entry in entries if entry.missing is not None}):
+            names = ", ".join(f"{entry.name} ({entry.backend})" for entry in entries if entry.missing == fix)
+            screen.result(f"{names}: {fix}")
+        for entry in entries:
+            screen.detail(f"{entry.name}, {entry.backend}: {entry.description}")
+        screen.document(zoo_document("list", {"models": [_row(entry) for entry in entries]}))
+    return 0
+
+
+@app.command("build")
+def build_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What zoo list shows.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The checkpoint to write.", show_default=False)
+    ],
+    size: Annotated[str, typer.Option("--size", metavar="small|paper", help="Constructor values.")] = "small",
+    backend: Annotated[str, typer.Option("--backend", help="Library of its layers.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the weights.")] = 0,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Another constructor value; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs",
+            metavar="FILE",
+            help="Also write inputs that the model can be run on, for transform and verify --inputs FILE.",
+            show_default=False,
+        ),
+    ] = None,
+    structure: Annotated[
+        str, typer.Option("--structure", metavar="molecule|slab", help="What the inputs are of.")
+    ] = "molecule",
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Build a model with fresh weights and write a checkpoint in OCP's layout."""
+    with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
+        check_writable(output, (), force)
+        if inputs is not None:
+            check_writable(inputs, (output,), force)
+        given = _values(values or [])
+        with screen.steps(3) as begin:
+            begin("importing")
+            import torch
+
+            from dcsurgery.zoo import examples, potentials, registry
+            from dcsurgery.zoo.writing import replacing
+
+            begin(f"building {name}")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = registry.build(name, size, backend, **given)
+            batch = examples.example_batch(structure) if inputs is not None else None
+            begin(f"writing {output}")
+            registry.save_checkpoint(model, output)
+            if inputs is not None:
+                arguments = potentials.example_inputs(model, batch)
+                with replacing(inputs) as file:
+                    torch.save(arguments[0] if len(arguments) == 1 else arguments, file)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        screen.show(f"wrote {output}: {name}, {size}, {count:,} parameters")
+        if inputs is not None:
+            screen.show(f"wrote {inputs}: two structures ({structure})")
+        about = {"model": name, "size": size, "parameters": count, "seed": seed}
+        screen.document(zoo_document("build", {**about, "output": output, "inputs": inputs}))
+    return 0
+
+
+def _values(words: list[str]) -> dict[str, Any]:
+    import yaml
+
+    found = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.isidentifier():
+            raise BadInput(f"--set {word}: that is not KEY=VALUE", fix="for instance --set cutoff=5.0")
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise BadInput(f"--set {word}: the value cannot be read", fix="write it as YAML") from None
+    return found
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "backend": entry.backend,
+        "description": entry.description,
+        "sizes": {size: dict(values) for size, values in entry.sizes.items()},
+        "parameters": dict(entry.counts),
+        "forces": entry.force,
+        "recipe": dict(entry.recipe),
+        "available": entry.missing is None,
+        "install": entry.missing,
+    }
+
+
+def _table(entries: list[Entry]) -> Table:
+    from rich.table import Table
+
+    table = Table("model", "backend", box=None, pad_edge=False)
+    table.add_column("small", justify="right")
+    table.add_column("paper", justify="right")
+    for heading in ("forces", "available"):
+        table.add_column(heading)
+    for entry in entries:
+        counts = [f"{entry.counts[size]:,}" if size in entry.counts else "" for size in ("small", "paper")]
+        table.add_row(entry.name, entry.backend, *counts, entry.force, "no" if entry.missing else "yes")
+    return table

@@ -9,20 +9,54 @@ import torch
 
 from dcsurgery import zoo
 from dcsurgery.errors import BadInput
+from dcsurgery.zoo import backends, registry
+from dcsurgery.zoo.ocp import fairchem
+from dcsurgery.zoo.undrawn import undrawn
 
-NAMES = ["cgconv-bn", "dimenet++", "schnet", "schnet-hoisted"]
+PYG = ["cgcnn", "cgconv-bn", "dimenet++", "forcenet", "schnet"]
+NAMES = [*PYG, "schnet-hoisted"]
+OCP = ["gemnet-dt", "gemnet-oc", "painn"]
+HAS_OCP = (fairchem.version() or "").startswith("1.")
 
 
-def test_available_lists_every_model_with_its_output_blocks_and_parameter_counts():
+def test_available_lists_every_model_once_with_its_usual_backend():
     entries = zoo.available()
-    assert [entry.name for entry in entries] == NAMES
+    assert [entry.name for entry in entries] == sorted([*NAMES, *(OCP if HAS_OCP else [])])
     for entry in entries:
-        assert set(entry.sizes) == {"small", "paper"}
+        assert set(entry.sizes) == set(entry.counts) == {"small", "paper"}
         assert entry.description
-        assert entry.backend == ("torch" if entry.name == "schnet-hoisted" else "pyg")
-        model = zoo.build(entry.name)
-        assert type(model) is entry.model_class
-        assert all(hasattr(model, name) for name in entry.output_blocks)
+        assert entry.missing is None
+        expected = "torch" if entry.name == "schnet-hoisted" else "fairchem" if entry.name in OCP else "pyg"
+        assert entry.backend == expected
+
+
+def test_every_backend_of_every_model_is_listed():
+    pairs = [(entry.name, entry.backend) for entry in zoo.entries()]
+    assert len(set(pairs)) == len(pairs) == 12
+    assert {("schnet", "fairchem"), ("dimenet++", "fairchem"), ("escn-md", "fairchem2")} <= set(pairs)
+    assert all(entry.recipe["irelu"] for entry in zoo.entries())
+
+
+@pytest.mark.parametrize(
+    "entry", [e for e in zoo.entries() if e.missing is None], ids=lambda e: f"{e.name}-{e.backend}"
+)
+def test_classes_output_blocks_counts_and_names_are_those_of_the_built_model(entry):
+    with undrawn():
+        model = zoo.build(entry.name, backend=entry.backend)
+    assert type(model) is entry.model_class
+    assert all(hasattr(model, name) for name in entry.output_blocks)
+    assert sum(p.numel() for p in model.parameters()) == entry.parameters("small")
+    assert registry.name_of(model) == entry.name
+
+
+@pytest.mark.exam
+@pytest.mark.parametrize(
+    "entry", [e for e in zoo.entries() if e.missing is None], ids=lambda e: f"{e.name}-{e.backend}"
+)
+def test_counts_at_paper_size_are_those_of_the_built_model(entry):
+    with undrawn():
+        model = zoo.build(entry.name, "paper", entry.backend)
+    assert sum(p.numel() for p in model.parameters()) == entry.parameters("paper")
 
 
 def test_parameter_counts_are_those_of_the_layers_shapes():
@@ -45,6 +79,33 @@ def test_weights_follow_the_callers_seed_and_counting_does_not_disturb_it():
         assert entry.parameters("small") > 0
     second = zoo.build("schnet").state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "backend", "message"),
+    [
+        (None, "gemnet-dt", "auto", r"fairchem-core 1.x, which is not installed .*dcsurgery\[ocp\]"),
+        ("2.22.0", "painn", "auto", r"version 2.22.0 is installed, .* environment of its own: .*dcsurgery\[ocp\]"),
+        ("2.22.0", "schnet", "fairchem", r"version 2.22.0 is installed"),
+        (None, "escn-md", "auto", r"fairchem-core 2.x, which is not installed .*dcsurgery\[uma\]"),
+        ("1.3.0", "escn-md", "auto", r"dcsurgery\[uma\].* environment of its own: fairchem-core 1.3.0 is installed"),
+    ],
+)
+def test_a_missing_fairchem_or_one_of_the_other_version_says_how_to_get_it(
+    version, name, backend, message, monkeypatch
+):
+    monkeypatch.setattr(fairchem, "version", lambda: version)
+    with pytest.raises(BadInput, match=message):
+        zoo.build(name, backend=backend)
+    assert registry.entry_of(name, backend).missing
+    assert name == "schnet" or name not in [entry.name for entry in zoo.available()]
+    zoo.build("schnet", hidden_channels=8)
+
+
+def test_a_missing_package_of_pyg_is_named(monkeypatch):
+    find = backends.importlib.util.find_spec
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None if name == "sympy" else find(name))
+    assert backends.missing("pyg") == "pip install sympy"
 
 
 def test_overrides_change_the_size():
@@ -81,8 +142,10 @@ def test_model_attributes_are_read_and_entries_beside_them_are_not():
     ("arguments", "message"),
     [
         (("dimenet",), r"unknown model 'dimenet' \(did you mean dimenet\+\+"),
-        (("xyz",), "there are: cgconv-bn, dimenet"),
+        (("xyz",), "there are: cgcnn, cgconv-bn, dimenet"),
         (("schnet", "papr"), "unknown size 'papr'.*did you mean paper"),
+        (("schnet", "small", "fairchm"), "unknown backend 'fairchm'.*did you mean fairchem"),
+        (("cgcnn", "small", "fairchem"), "cgcnn does not come with the backend 'fairchem'.*there are: auto, pyg"),
     ],
 )
 def test_unknown_names_get_near_misses(arguments, message):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcsurgery.errors import BadInput
 from dcsurgery.zoo.ocp.pyg_models import angles
 
 __all__ = ["attached_angles", "energies_only", "prepared"]
@@ -35,15 +36,46 @@ def prepared(model: nn.Module, batch: Any) -> Any:
 
 @contextlib.contextmanager
 def energies_only(model: nn.Module) -> Iterator[None]:
-    """Let fairchem's models leave out the forces that they differentiate themselves."""
-    told = [part for part in _parts(model) if getattr(part, "regress_forces", False)]
+    """Let fairchem's models leave out the forces that they differentiate themselves, and work in their weights' dtype."""
+    parts = _parts(model)
+    told = [part for part in parts if getattr(part, "regress_forces", False)]
     for part in told:
         part.regress_forces = False  # type: ignore[assignment]
     try:
-        yield
+        with _default_dtype(_dtype_of(parts)):
+            yield
     finally:
         for part in told:
             part.regress_forces = True  # type: ignore[assignment]
+
+
+def _dtype_of(parts: list[nn.Module]) -> torch.dtype | None:
+    """Return the dtype that fairchem's constants must have; None if there is no part of fairchem.
+
+    Raises
+    ------
+    BadInput
+        If it is float64 in GemNet-OC, which computes a part of itself in float32 whatever its weights are.
+    """
+    found = {p.dtype for part in parts for p in part.parameters() if p.is_floating_point() and p.requires_grad}
+    dtype = next(iter(found)) if len(found) == 1 else None
+    if dtype == torch.float64 and any(type(part).__name__ == "GemNetOC" for part in parts):
+        raise BadInput("fairchem's GemNet-OC works in float32 only", where="GemNetOC", fix="call model.float()")
+    return dtype
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    # Some of fairchem's models make their constants, and buffers for neighbours, in torch's default dtype.
+    before = torch.get_default_dtype()
+    if dtype is None or dtype == before:
+        yield
+        return
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextlib.contextmanager
