@@ -23,7 +23,7 @@ _ENERGY_KEYS = ("energy", "REF_energy", "dft_energy", "DFT_energy", "Energy", "p
 _FORCE_KEYS = ("forces", "force", "REF_forces", "dft_forces", "DFT_forces", "Forces")
 
 
-def read_ase(path: Path, units: Units, fmt: str | None = None) -> StructureSet:
+def read_ase(path: Path, units: Units | None, fmt: str | None = None) -> StructureSet:
     """Read a file with ASE.
 
     Parameters
@@ -31,7 +31,8 @@ def read_ase(path: Path, units: Units, fmt: str | None = None) -> StructureSet:
     path
         The file.
     units
-        Of its numbers. ASE's own are eV and Å; extended xyz files may hold any.
+        Of its numbers. By default those under ``units`` in its first structure's ``info``, where `write_data` of
+        `dcsurgery.zoo.data.converting` puts them, or else ASE's own, eV and Å.
     fmt
         Name of the format as ASE knows it; by default ASE finds out.
 
@@ -59,7 +60,11 @@ def read_ase(path: Path, units: Units, fmt: str | None = None) -> StructureSet:
         raise BadInput(
             f"ASE cannot read it{after} ({reason})", where=where, fix="get the file again, or name its format with fmt"
         ) from None
-    return from_atoms(frames, units, where=where, name=path.stem)
+    said = str(frames[0].info.get("units", "")) if frames else ""
+    stated = Units.of(said) if said else None
+    if units is not None and stated is not None and units != stated:
+        raise BadInput(f"the file states {stated}, not {units}", where=where, fix="leave the units out")
+    return from_atoms(frames, units or stated or Units(), where=where, name=path.stem)
 
 
 def from_atoms(frames: list[Atoms], units: Units, *, where: str, name: str) -> StructureSet:
@@ -99,6 +104,7 @@ def from_atoms(frames: list[Atoms], units: Units, *, where: str, name: str) -> S
         cells=np.array([np.asarray(atoms.cell) * (1.0 if atoms.pbc.any() else 0.0) for atoms in frames]),
         pbc=np.array([atoms.pbc for atoms in frames]),
         fixed=np.concatenate([_fixed(atoms) for atoms in frames]),
+        systems=np.array([int(atoms.info.get("system", 0)) for atoms in frames]),
         name=name,
     )
 
@@ -112,6 +118,8 @@ def to_atoms(data: StructureSet, indices: Any = slice(None)) -> Iterator[Atoms]:
     for index in np.arange(len(data))[indices]:
         rows = slice(data.offsets[index], data.offsets[index + 1])
         atoms = Atoms(data.numbers[rows], data.positions[rows], cell=data.cells[index], pbc=data.pbc[index])
+        if data.systems.any():
+            atoms.info["system"] = int(data.systems[index])
         if data.fixed[rows].any():
             atoms.set_constraint(FixAtoms(mask=data.fixed[rows]))
         atoms.calc = SinglePointCalculator(atoms, energy=float(data.energies[index]), forces=data.forces[rows].copy())

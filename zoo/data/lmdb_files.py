@@ -11,7 +11,7 @@ import io
 import pickle
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class _Graphs(pickle.Unpickler):
         if module.startswith("torch_geometric.data."):
             return type("Record", (_Record,), {})
         module = module.replace("numpy._core", "numpy.core")
-        makers = {
+        makers: dict[tuple[str, str], Callable[..., Any]] = {
             ("torch.storage", "_load_from_bytes"): _storage,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("numpy.core.multiarray", "_reconstruct"): lambda *_: np.empty(0),
@@ -67,7 +67,11 @@ class _Graphs(pickle.Unpickler):
         }
         if (module, name) in makers:
             make = makers[module, name]
-            return lambda *arguments: make(*arguments)
+
+            def made(*arguments: Any) -> Any:
+                return make(*arguments)
+
+            return made
         plain = {
             ("collections", "OrderedDict"): OrderedDict,
             ("numpy", "ndarray"): np.ndarray,
@@ -87,7 +91,9 @@ class _Storage(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         dtype = _STORAGES.get(name)
         if module != "torch" or dtype is None:
-            raise UnsafeFile(f"the file names {module}.{name}, which no tensor needs", fix="get it from a source you trust")
+            raise UnsafeFile(
+                f"the file names {module}.{name}, which no tensor needs", fix="get it from a source you trust"
+            )
         return dtype
 
     def persistent_load(self, pid: Any) -> Any:
@@ -131,7 +137,9 @@ def read_graphs(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         import lmdb
     except ImportError:
-        raise BadInput("the package lmdb is not installed", where=str(path), fix='pip install "dcsurgery[zoo]"') from None
+        raise BadInput(
+            "the package lmdb is not installed", where=str(path), fix='pip install "dcsurgery[zoo]"'
+        ) from None
     if path.is_file():
         _whole(path)
     try:
@@ -166,9 +174,13 @@ def _graph(raw: bytes, where: str) -> dict[str, Any]:
     except UnsafeFile as error:
         raise UnsafeFile(error.message, where=where, fix=error.fix) from None
     except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything
-        raise BadInput(f"not a readable graph ({error or type(error).__name__})", where=where, fix="get the file again") from None
+        raise BadInput(
+            f"not a readable graph ({error or type(error).__name__})", where=where, fix="get the file again"
+        ) from None
     if not isinstance(record, _Record):
-        raise BadInput(f"holds a {type(record).__name__}, not a PyG graph", where=where, fix="give an OC20 or OC22 LMDB")
+        raise BadInput(
+            f"holds a {type(record).__name__}, not a PyG graph", where=where, fix="give an OC20 or OC22 LMDB"
+        )
     return record.values()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +114,18 @@ def _read(path: Path, units: Units | None, fmt: str | None) -> StructureSet:
         if units is not None and said is not None and units != said:
             raise BadInput(f"the file states {said}, not {units}", where=str(path), fix="leave the units out")
         chosen = units or said or Units("kcal/mol")
-        return StructureSet.of_molecule(frames["z"], frames["R"], frames["E"], frames["F"], chosen, name=path.stem)
+        n = len(frames["E"])
+        periodic = {
+            ours: np.broadcast_to(frames[theirs], (n, *frames[theirs].shape)).reshape(shape)
+            for theirs, ours, shape in (("cell", "cells", (n, 3, 3)), ("pbc", "pbc", (n, 3)), ("fixed", "fixed", -1))
+            if theirs in frames
+        }
+        labels = (frames["z"], frames["R"], frames["E"], frames["F"])
+        return StructureSet.of_molecule(*labels, chosen, name=path.stem, **periodic)
     if kind == "lmdb":
         return _graphs(path, units or _EV)
     # ASE tells .xyz files apart by their second line; the extended kind is the one that has labels.
-    return read_ase(path, units or _EV, fmt or ("extxyz" if path.suffix in (".xyz", ".extxyz") else None))
+    return read_ase(path, units, fmt or ("extxyz" if path.suffix in (".xyz", ".extxyz") else None))
 
 
 def _graphs(path: Path, units: Units) -> StructureSet:

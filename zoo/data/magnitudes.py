@@ -142,7 +142,9 @@ def _work(data: StructureSet) -> str | None:
         return None  # no clear relation: these frames lie too far apart to judge
     if _WORK[0] <= slope <= _WORK[1]:
         return None
-    return f"between near frames the work of the forces is {slope:.3g} times the change of the energy, and should equal it"
+    return (
+        f"between near frames the work of the forces is {slope:.3g} times the change of the energy, and should equal it"
+    )
 
 
 def _stiffness(data: StructureSet, energy: float, length: float) -> str | None:

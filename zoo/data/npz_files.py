@@ -18,6 +18,7 @@ __all__ = ["read_frames", "stored_units"]
 
 #: Positions, energies, forces, atomic numbers.
 LAYOUTS = {"MD17": ("R", "E", "F", "z"), "rMD17": ("coords", "energies", "forces", "nuclear_charges")}
+_PERIODIC = ("cell", "pbc", "fixed")  # one of each for all frames, where the generator of slabs wrote them
 _SGDML_MODEL = ("Rt_desc", "Rt_d_desc_alpha", "R_desc", "R_d_desc_alpha")
 _NEEDED = (
     "needed are R (positions), E (energies), F (forces) and z (atomic numbers), as in MD17,"
@@ -38,7 +39,7 @@ def read_frames(path: Path) -> tuple[dict[str, NDArray[Any]], Units | None]:
     -------
     dict, Units or None
         ``R`` (n_frames, n_atoms, 3) float64, ``E`` (n_frames,) float64, ``F`` (n_frames, n_atoms, 3) float64, ``z``
-        (n_atoms,) int64; and the units that the file states; None if it states none.
+        (n_atoms,) int64, and of slabs ``cell`` (3, 3), ``pbc`` (3,), ``fixed`` (n_atoms,); and the units that the file states; None if it states none.
 
     Raises
     ------
@@ -57,10 +58,15 @@ def read_frames(path: Path) -> tuple[dict[str, NDArray[Any]], Units | None]:
                 raise BadInput("a single array, not an npz file", where=where, fix=_MESSAGE)
             names = _layout(file.files, where)
             arrays = {key: file[name] for key, name in zip("REFz", names, strict=True)}
+            periodic = {key: file[key] for key in _PERIODIC if key in file.files}
             units = stored_units({key: file[key] for key in ("e_unit", "r_unit", "provenance") if key in file.files})
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"not a readable npz file ({error})", where=where, fix=_MESSAGE) from None
-    return _checked(arrays, dict(zip("REFz", names, strict=True)), where), units
+    checked = _checked(arrays, dict(zip("REFz", names, strict=True)), where)
+    for key, array in periodic.items():
+        if array.shape != (shape := {"cell": (3, 3), "pbc": (3,), "fixed": (len(checked["z"]),)}[key]):
+            raise BadInput(f"{key} must have shape {shape}, got {array.shape}", where=where)
+    return {**checked, **periodic}, units
 
 
 def stored_units(extra: dict[str, NDArray[Any]]) -> Units | None:

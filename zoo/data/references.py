@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ __all__ = ["fit_references", "read_references", "without_references"]
 _KEY = "coeff"
 
 
-def read_references(path: str | Path) -> NDArray[Any]:
+def read_references(path: str | os.PathLike[str]) -> NDArray[Any]:
     """Read the file of linear references that OC20 and OC22 come with.
 
     Parameters

@@ -18,6 +18,8 @@ from dcsurgery.zoo.data.units import Units, energy_factor, length_factor
 if TYPE_CHECKING:
     from torch_geometric.data import Batch
 
+    from dcsurgery.zoo.data.statistics import Statistics
+
 __all__ = ["StructureSet"]
 
 _PER_ATOM = ("numbers", "positions", "forces", "fixed")
@@ -259,6 +261,12 @@ class StructureSet:
             energies=self.energies * energy,
             forces=self.forces * (energy / length),
         )
+
+    def statistics(self) -> Statistics:
+        """Return counts and sizes of labels: the columns of the paper's Table 6, and more."""
+        from dcsurgery.zoo.data.statistics import statistics
+
+        return statistics(self)
 
     def fingerprint(self) -> str:
         """Return a hash of contents and units, 16 hexadecimal digits; the name does not enter."""
