@@ -37,7 +37,7 @@ def cells_table(title: str, cells: Sequence[Cell]) -> Table:
             label += f" (beta {setting.settings['beta']:g}, {setting.data['train']} train)"
         efwt = "NaN" if math.isnan(cell.efwt.mean) else f"{100 * cell.efwt.mean:.2g} %"
         seeds = f"{len(cell.seeds)}" + (f", {len(cell.diverged)} diverged" if cell.diverged else "")
-        speed = (f"{cell.steps_per_s:.3g}", f"{cell.memory:.0f}")
+        speed = (f"{cell.steps_per_s:.3g}" if cell.steps_per_s > 0 else "", f"{cell.memory:.0f}")
         table.add_row(label, cell.variant, str(cell.energy), str(cell.force), efwt, f"{cell.C:g}", seeds, *speed)
     return table
 
@@ -78,21 +78,25 @@ def comparison(number: int, runs: Path) -> tuple[dict[str, Any], list[Any], str]
 def molecules(data: Sequence[Path]) -> tuple[dict[str, Any], list[Any], str]:
     """Return Table 6, the molecules of MD17, and the same of data files."""
     from dcsurgery.zoo.data.loading import load
+    from dcsurgery.zoo.data.statistics import statistics
 
-    table = Table(title="Table 6. Molecules of MD17, as the paper lists them, and the data that was given")
-    for head in ("name", "formula", "atoms", "conformations", "from"):
-        table.add_column(head)
+    heads = ("name", "formula", "atoms", "conformations", "from")
     rows = [{**molecule, "from": "paper"} for molecule in paper.molecules()]
     for path in data:
-        statistics = load(path).statistics()
-        rows.append(
-            {key: statistics[key] for key in ("name", "formula", "atoms", "conformations")} | {"from": path.name}
-        )
+        found = statistics(load(path))
+        low, high = found.atoms
+        atoms = low if low == high else f"{low}-{high}"
+        values = (found.name, found.formula or "several", atoms, found.conformations, path.name)
+        rows.append(dict(zip(heads, values, strict=True)))
+    table = Table(title="Table 6. Molecules of MD17 as the paper lists them, and the data that was given")
+    for head in heads:
+        table.add_column(head, justify="right" if head in ("atoms", "conformations") else "left")
+    lines = ["## Table 6: molecules", "", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for row in rows:
-        table.add_row(*(str(row[key]) for key in ("name", "formula", "atoms", "conformations", "from")))
-    lines = ["| name | formula | atoms | conformations | from |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| {r['name']} | {r['formula']} | {r['atoms']} | {r['conformations']} | {r['from']} |" for r in rows]
-    return {"command": "zoo table", "table": 6, "rows": rows}, [table], "## Table 6\n\n" + "\n".join(lines) + "\n"
+        texts = [str(row[head]) for head in heads]
+        table.add_row(*texts)
+        lines.append(f"| {' | '.join(texts)} |")
+    return {"command": "zoo table", "table": 6, "rows": rows}, [table], "\n".join(lines) + "\n"
 
 
 def points_table(number: int, points: Sequence[Any]) -> Table:

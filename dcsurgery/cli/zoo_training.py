@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from dcsurgery.cli import options
 from dcsurgery.cli import zoo_training_options as training
@@ -20,7 +23,37 @@ __all__ = ["ablate", "figure", "table", "train"]
 DIVERGED = 1
 
 
-def train(
+class PotentialsOrPinns(TyperCommand):
+    """A command for potentials that hands over to the PINNs' command where the words name one of those.
+
+    The PINNs have options of their own, so the words decide before any option is read.
+    """
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the words with the command that they are meant for."""
+        name = next((pinn for command, meant, pinn in _PINNS if command == info_name and any(map(meant, args))), None)
+        if name is None:
+            return super().make_context(info_name, args, parent=parent, **extra)
+        from dcsurgery.cli import zoo_pde
+
+        other = _app(str(info_name), getattr(zoo_pde, name))
+        return typer.main.get_command(other).make_context(info_name, args, parent=parent, **extra)
+
+
+#: Command, which words mean a PINN, and the function of ``dcsurgery.cli.zoo_pde`` that is called then.
+_PINNS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
+    ("train", lambda word: re.fullmatch(r"pinn-[a-z-]*", word) is not None, "train_pinn"),
+    ("table", lambda word: word in {"3", "4", "5"}, "pinn_table"),
+)
+
+
+def _app(name: str, function: Callable[..., int], cls: type[TyperCommand] | None = None) -> typer.Typer:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name, cls=cls)(function)
+    return app
+
+
+def train_potential(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Model of the zoo.", show_default=False)],
     data: training.Data,
     irelu: options.Irelu = False,
@@ -33,9 +66,12 @@ def train(
     ] = None,
     recipe: training.Recipe = "paper",
     size: training.Size = "small",
+    backend: training.Backend = "auto",
+    references: training.References = None,
     units: training.Units = None,
     sizes: training.Sizes = None,
     split_seed: training.SplitSeed = 0,
+    by_system: training.BySystem = False,
     split: training.Split = None,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Use only so many structures of each set.", show_default=False)
@@ -56,6 +92,10 @@ def train(
     tf32: training.Tf32 = False,
     out: training.Out = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with runs that were killed.")] = False,
+    no_model: Annotated[
+        bool,
+        typer.Option("--no-model", help="Leave model.pt out; checkpoint.pt has the weights.", rich_help_panel="Run"),
+    ] = False,
     log_every: training.LogEvery = 50,
     evaluate_every: training.EvaluateEvery = 1,
     checkpoint_every: training.CheckpointEvery = 200,
@@ -64,6 +104,8 @@ def train(
     verbose: options.Verbose = False,
 ) -> int:
     """Train a model and what surgery makes of it, with the same seeds and batches, and print both.
+
+    PINNs have other options: dcsurgery zoo train pinn-advection --help.
 
     Runs go to OUT/NAME/VARIANT/seedS: run.json, log.csv, TensorBoard events, checkpoint.pt, and model.pt at the end.
     Exit code 1: a loss was not finite any more.
@@ -75,12 +117,13 @@ def train(
         from dcsurgery.zoo.training.variants import ORIGINAL, Variant
 
         job = _job(
-            name, data, units, sizes, split_seed, split, limit, non_periodic, size, recipe, rescale or "auto", epochs,
+            name, data, units, sizes, split_seed, by_system, split, limit, non_periodic, references, size, backend, recipe, rescale or "auto", epochs,
             steps, batch_size, lr, alpha, beta, loss, reference, precision, seed, device, devices, tf32, out, log_every,
-            evaluate_every, checkpoint_every, keep_model=True, shown=not (quiet or as_json),
+            evaluate_every, checkpoint_every, keep_model=not no_model, shown=not (quiet or as_json),
         )  # fmt: skip
         variant = Variant(irelu, denorm, rescale is not None)
-        variants = [ORIGINAL] if variant == ORIGINAL else [ORIGINAL, variant]
+        # What surgery refuses is known before anything is trained.
+        variants = [ORIGINAL] if variant == ORIGINAL else [variant, ORIGINAL]
         records = [run_job(one, resume=resume) for one in grid(job, [name], variants, [seed])]
         screen.show(_cells_table(f"{name} on {records[0].data['name']}", cells_of(records)), _remark(records[0]))
         for record in records:
@@ -88,6 +131,9 @@ def train(
                 screen.fail(f"{record.variant}: {record.note}")
         screen.document({"command": "zoo train", "out": out, "runs": [_plain(record) for record in records]})
     return DIVERGED if any(record.status == "diverged" for record in records) else 0
+
+
+train = _app("train", train_potential, PotentialsOrPinns)
 
 
 def ablate(
@@ -106,9 +152,12 @@ def ablate(
     rescale: training.Rescale = "auto",
     recipe: training.Recipe = "paper",
     size: training.Size = "small",
+    backend: training.Backend = "auto",
+    references: training.References = None,
     units: training.Units = None,
     sizes: training.Sizes = None,
     split_seed: training.SplitSeed = 0,
+    by_system: training.BySystem = False,
     split: training.Split = None,
     limit: Annotated[
         list[int] | None,
@@ -151,7 +200,7 @@ def ablate(
 
         betas, limits = beta or [30.0], limit or []
         job = _job(
-            names[0], data, units, sizes, split_seed, split, None, non_periodic, size, recipe, rescale, epochs, steps,
+            names[0], data, units, sizes, split_seed, by_system, split, None, non_periodic, references, size, backend, recipe, rescale, epochs, steps,
             batch_size, lr, alpha, betas[0], loss, reference, precision, 0, device, devices, tf32, out, log_every,
             evaluate_every, checkpoint_every, keep_model=keep_models, shown=False,
         )  # fmt: skip
@@ -181,7 +230,7 @@ def ablate(
     return DIVERGED if failed else 0
 
 
-def table(
+def table_of_potentials(
     number: Annotated[
         int, typer.Argument(metavar="N", help="1, 2, 6, 7, 8 or 9; 3, 4, 5 of the PINNs.", show_default=False)
     ],
@@ -200,11 +249,10 @@ def table(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> int:
-    """Print a table of the paper from finished runs, beside the paper's numbers, and judge its claims."""
-    if number in (3, 4, 5):
-        from dcsurgery.cli.zoo_pde import pinn_table
+    """Print a table of the paper from finished runs, beside the paper's numbers, and judge its claims.
 
-        return pinn_table(number, runs, output=output, as_json=as_json, quiet=quiet, verbose=verbose)
+    Tables 3, 4 and 5 have other options: dcsurgery zoo table 3 --help.
+    """
     with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
         from dcsurgery.cli import zoo_tables
 
@@ -220,6 +268,9 @@ def table(
             zoo_tables.write(output, document, markdown)
             screen.show(f"wrote {output}")
     return 0
+
+
+table = _app("table", table_of_potentials, PotentialsOrPinns)
 
 
 def figure(
@@ -249,8 +300,8 @@ def figure(
 
 
 def _job(
-    name: str, data: str, units: str | None, sizes: str | None, split_seed: int, split: Path | None, limit: int | None,
-    non_periodic: bool, size: str, recipe: str, rescale: str, epochs: int, steps: int | None, batch_size: int, lr: float,
+    name: str, data: str, units: str | None, sizes: str | None, split_seed: int, by_system: bool, split: Path | None, limit: int | None,
+    non_periodic: bool, references: Path | None, size: str, backend: str, recipe: str, rescale: str, epochs: int, steps: int | None, batch_size: int, lr: float,
     alpha: float, beta: float, loss: Any, reference: Any, precision: Any, seed: int, device: str, devices: int,
     tf32: bool, out: Path, log_every: int, evaluate_every: int, checkpoint_every: int, *, keep_model: bool, shown: bool,
 ) -> Job:  # fmt: skip
@@ -263,7 +314,15 @@ def _job(
     from dcsurgery.zoo.training.variants import ORIGINAL
 
     chosen = DataChoice(
-        data, units, training.parse_sizes(sizes), split_seed, str(split) if split else None, limit, not non_periodic
+        data,
+        units,
+        training.parse_sizes(sizes),
+        split_seed,
+        by_system,
+        str(split) if split else None,
+        limit,
+        not non_periodic,
+        str(references) if references else None,
     )
     settings = Settings(epochs, steps, batch_size, lr, alpha, beta, loss, reference, seed, precision, tf32)
     return Job(
@@ -273,6 +332,7 @@ def _job(
         chosen,
         str(out),
         size=size,
+        backend=backend,
         recipe=recipe,
         scale=training.parse_scale(rescale),
         device=device,

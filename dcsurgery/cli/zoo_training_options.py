@@ -42,6 +42,10 @@ Split = Annotated[
     Path | None,
     typer.Option("--split", metavar="FILE", help="A saved split instead.", rich_help_panel=_DATA, show_default=False),
 ]
+BySystem = Annotated[
+    bool,
+    typer.Option("--by-system", help="Draw whole systems (files of a folder), not structures.", rich_help_panel=_DATA),
+]
 NonPeriodic = Annotated[
     bool,
     typer.Option(
@@ -51,6 +55,19 @@ NonPeriodic = Annotated[
     ),
 ]
 Size = Annotated[str, typer.Option("--size", help="small or paper.", rich_help_panel=_LEARNING)]
+Backend = Annotated[
+    str, typer.Option("--backend", help="Library of the model's layers, see zoo list.", rich_help_panel=_LEARNING)
+]
+References = Annotated[
+    Path | None,
+    typer.Option(
+        "--references",
+        metavar="FILE",
+        help="Take reference energies of the elements off the energies (linref of Open Catalyst).",
+        rich_help_panel=_DATA,
+        show_default=False,
+    ),
+]
 Recipe = Annotated[
     str,
     typer.Option(

@@ -11,10 +11,10 @@ from typing import Any
 
 from dcsurgery.zoo.runs import RunRecord
 
-__all__ = ["Cell", "Setting", "Statistic", "cells_of", "setting_of"]
+__all__ = ["Cell", "Setting", "Statistic", "cells_of", "figure", "setting_of"]
 
 #: Numbers of structures and other facts that a setting says in words.
-_DATA = ("name", "fingerprint", "train", "valid", "test", "split_seed", "split_file", "periodic")
+_DATA = ("name", "fingerprint", "train", "valid", "test", "split", "by_system", "periodic", "references")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,12 @@ class Setting:
 
     def __str__(self) -> str:
         data = self.data
-        return f"{data.get('name')} ({data.get('train')} train, {data.get('test')} test); {self.budget}"
+        cells = ", periodic" if data.get("periodic") else ""
+        energies = "raw energies" if self.settings.get("reference") == "none" else "energies less their mean"
+        return (
+            f"{data.get('name')} ({data.get('train')} train, {data.get('test')} test{cells}); {self.budget}, lr "
+            f"{self.settings.get('lr'):g}, {self.settings.get('loss')} loss, beta {self.settings.get('beta'):g}, {energies}"
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Statistic:
     def __str__(self) -> str:
         if math.isnan(self.mean):
             return "NaN"
-        return f"{self.mean:.4g}" if math.isnan(self.std) else f"{self.mean:.4g} ± {self.std:.2g}"
+        return figure(self.mean) if math.isnan(self.std) else f"{figure(self.mean)} ± {figure(self.std, 2)}"
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,14 @@ class Cell:
             "data": self.setting.data,
             "settings": self.setting.settings,
         }
+
+
+def figure(value: float, digits: int = 4) -> str:
+    """Return a number with so many digits, and without an exponent where it has at most seven places."""
+    if not math.isfinite(value) or not 1e-3 <= abs(value) < 1e7:
+        return f"{value:.{digits}g}"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{round(value, places):g}" if abs(value) < 1e5 else f"{round(value, places):.0f}"
 
 
 def setting_of(record: RunRecord) -> Setting:

@@ -9,12 +9,16 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 
 from dcsurgery.errors import BadInput
 
-__all__ = ["fabric_for", "launch", "peak_memory", "resolved", "telling_memory", "tf32"]
+try:
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+except ImportError:
+    raise BadInput("training needs lightning-fabric", fix='pip install "dcsurgery[train]"') from None
+
+__all__ = ["Fabric", "fabric_for", "launch", "peak_memory", "resolved", "telling_memory", "tf32"]
 
 Result = TypeVar("Result")
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 import dcsurgery as dcs
 from dcsurgery.errors import BadInput
-from dcsurgery.zoo.registry import build
+from dcsurgery.zoo.registry import build, entry_of
 from dcsurgery.zoo.runs import RunRecord, describe_device, open_run
-from dcsurgery.zoo.training.devices import fabric_for, launch
+from dcsurgery.zoo.training.devices import Fabric, fabric_for, launch
 from dcsurgery.zoo.training.display import bar
 from dcsurgery.zoo.training.errors import evaluate
 from dcsurgery.zoo.training.nonfinite import Diverged
@@ -37,8 +36,8 @@ class Job:
 
     Attributes
     ----------
-    model, size
-        Name and size in the registry.
+    model, size, backend
+        Name, size and library in the registry.
     variant
         What surgery it gets before it is trained.
     settings, data
@@ -67,6 +66,7 @@ class Job:
     data: DataChoice
     folder: str
     size: str = "small"
+    backend: str = "auto"
     recipe: str = "paper"
     scale: float | None = None
     device: str = "cpu"
@@ -119,7 +119,7 @@ def restore(folder: str | Path) -> tuple[nn.Module, RunRecord]:
     if not (path / CHECKPOINT).exists():
         raise BadInput("the run has no checkpoint", where=str(path), fix="train it again")
     state = State.load(path)
-    model = _built(record.name, record.settings["size"], record.seed)
+    model = _built(record.name, record.settings["size"], record.settings["backend"], record.seed)
     if (path / PLAN_FILE).exists():
         model = dcs.apply(model, dcs.Plan.from_yaml((path / PLAN_FILE).read_text(encoding="utf-8"))).model
     model = model.to(torch.float64 if record.settings["precision"] == "float64" else torch.float32)
@@ -130,7 +130,12 @@ def restore(folder: str | Path) -> tuple[nn.Module, RunRecord]:
 def _record(job: Job, parts: Parts, fabric: Fabric) -> RunRecord:
     settings = job.settings.to_dict()
     seed = settings.pop("seed")
-    more = {"size": job.size, "recipe": job.recipe, "C": job.scale or "auto"}
+    more = {
+        "size": job.size,
+        "backend": entry_of(job.model, job.backend).backend,
+        "recipe": job.recipe,
+        "C": job.scale or "auto",
+    }
     # Several processes divide a batch, which only rounding can tell; so they may change when a run is resumed.
     device = describe_device(fabric.device.type) + (f" x {job.devices}" if job.devices > 1 else "")
     return RunRecord(
@@ -138,17 +143,17 @@ def _record(job: Job, parts: Parts, fabric: Fabric) -> RunRecord:
     )
 
 
-def _built(name: str, size: str, seed: int) -> nn.Module:
+def _built(name: str, size: str, backend: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build(name, size)
+        return build(name, size, backend)
 
 
 def _in_process(fabric: Fabric, job: Job) -> tuple[str, dict[str, Any], float, str]:
     """Train; return status, metrics, seconds, note. In each process of a Fabric; the first one's result counts."""
     parts = load_parts(job.data)
     folder = Path(job.folder)
-    model = _built(job.model, job.size, job.settings.seed)
+    model = _built(job.model, job.size, job.backend, job.settings.seed)
     surgery = None
     if job.variant != ORIGINAL:
         batch = parts.train.batch(range(min(_EXAMPLE, len(parts.train))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.data.loading import load
-from dcsurgery.zoo.data.molecules import ethanol_path, random_split
+from dcsurgery.zoo.data.molecules import ethanol_path
+from dcsurgery.zoo.data.splits import Split
 from dcsurgery.zoo.data.structures import StructureSet
 from dcsurgery.zoo.data.units import Units
 
@@ -40,21 +40,27 @@ class DataChoice:
         many, otherwise 80, 10 and 10 % of what there is.
     seed
         Of the random split.
+    by_system
+        Draw whole systems (files of a folder): frames of one relaxation are near copies of each other.
     split
         JSON file with a saved split, instead of ``sizes`` and ``seed``.
     limit
         Use only the first so many structures of the training set, and of each of the others.
     periodic
         False forgets cells and periodicity, as the paper's programs do.
+    references
+        File of reference energies of the elements, which are taken off the energies.
     """
 
     path: str
     units: str | None = None
     sizes: tuple[int, int, int] | None = None
     seed: int = 0
+    by_system: bool = False
     split: str | None = None
     limit: int | None = None
     periodic: bool = True
+    references: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,75 +87,64 @@ def load_parts(choice: DataChoice) -> Parts:
     Raises
     ------
     BadInput
-        If the file cannot be read, a value is not finite, or the sizes exceed what there is.
+        If the file cannot be read, a value is not finite, the sizes exceed what there is, or the split is of other data.
     """
     data = _load(choice)
-    data = data.to(Units(data.units.energy, "Angstrom"))
-    fingerprint = data.fingerprint()
-    if not choice.periodic:
-        data = replace(data, cells=np.zeros_like(data.cells), pbc=np.zeros_like(data.pbc))
-    indices = _split(data, choice)
+    split = _split(data, choice)
+    indices = [split.parts.get(name, np.zeros(0, dtype=np.int64)) for name in ("train", "validation", "test")]
     if choice.limit is not None:
         if choice.limit < 1:
             raise BadInput(f"limit must be at least 1, got {choice.limit}")
-        indices = tuple(part[: choice.limit] for part in indices)
+        indices = [part[: choice.limit] for part in indices]
     train, valid, test = indices
+    if not (len(train) and len(test)):
+        raise BadInput(
+            f"split into {len(train)} structures for training, {len(valid)} for validation, {len(test)} for test",
+            where=choice.split or data.name,
+            fix="training and test set need at least one structure each",
+        )
     description = {
-        "name": Path(choice.path).stem if choice.path else data.name,
-        "fingerprint": fingerprint,
+        "name": data.name,
+        "fingerprint": data.fingerprint(),
         "structures": len(data),
         "train": len(train),
         "valid": len(valid),
         "test": len(test),
-        "split_seed": None if choice.split else choice.seed,
-        "split_file": Path(choice.split).name if choice.split else None,
-        "periodic": bool(data.pbc.any()),
+        "split": Path(choice.split).name if choice.split else f"seed {split.seed}",
+        "by_system": split.by_system,
+        "periodic": choice.periodic and bool(data.pbc.any()),
+        "references": Path(choice.references).name if choice.references else None,
         "units": {"energy": data.units.energy, "length": data.units.length},
     }
+    data = data.to(Units(data.units.energy, "Angstrom"))
+    if not choice.periodic:
+        data = replace(data, cells=np.zeros_like(data.cells), pbc=np.zeros_like(data.pbc))
     return Parts(data.subset(train), data.subset(valid) if len(valid) else None, data.subset(test), description)
 
 
 def _load(choice: DataChoice) -> StructureSet:
-    if choice.path == PACKAGED and not Path(PACKAGED).exists():
-        return load(ethanol_path(), units=choice.units)
-    return load(choice.path, units=choice.units)
+    packaged = choice.path == PACKAGED and not Path(PACKAGED).exists()
+    data = load(ethanol_path() if packaged else choice.path, units=choice.units, references=choice.references)
+    return replace(data, name=PACKAGED) if packaged else data
 
 
-def _split(data: StructureSet, choice: DataChoice) -> tuple[Any, ...]:
+def _split(data: StructureSet, choice: DataChoice) -> Split:
     if choice.split is not None:
-        return _read_split(choice.split, data)
-    n = len(data)
+        if choice.sizes is not None:
+            raise BadInput("both a split and sizes are given", where=choice.split, fix="leave --sizes out")
+        split = Split.load(choice.split)
+        split.apply(data)  # tells if it was drawn for other data
+        return split
+    n = len(np.unique(data.systems)) if choice.by_system else len(data)
     sizes = choice.sizes
     if sizes is None:
         tenth = max(n // 10, 1)
         sizes = PAPER_SIZES if sum(PAPER_SIZES) <= n else (n - 2 * tenth, tenth, tenth)
     if sizes[0] < 1 or sizes[2] < 1 or sizes[1] < 0:
         raise BadInput(
-            f"cannot split {n} structures into {sizes[0]} for training, {sizes[1]} for validation, {sizes[2]} for test",
+            f"cannot split {n} {'systems' if choice.by_system else 'structures'} into {sizes[0]} for training, "
+            f"{sizes[1]} for validation and {sizes[2]} for test",
             where=data.name,
-            fix="training and test set need at least one structure each",
+            fix="training and test set need at least one each",
         )
-    if sum(sizes) > n:
-        raise BadInput(
-            f"{' + '.join(map(str, sizes))} structures asked for, {n} there",
-            where=data.name,
-            fix="ask for fewer with --sizes",
-        )
-    return random_split(n, sizes, choice.seed)
-
-
-def _read_split(path: str, data: StructureSet) -> tuple[Any, ...]:
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        parts = tuple(np.asarray(document[key], dtype=np.int64) for key in ("train", "valid", "test"))
-        fingerprint = document["fingerprint"]
-    except OSError as error:
-        raise BadInput(f"cannot read the split: {error.strerror}", where=path) from None
-    except (ValueError, KeyError, TypeError):
-        fix = "it needs lists of indices train, valid and test, and the data's fingerprint"
-        raise BadInput("not a saved split", where=path, fix=fix) from None
-    if fingerprint != data.fingerprint():
-        raise BadInput(
-            f"the split was made for other data ({fingerprint}, and {data.name} has {data.fingerprint()})", where=path
-        )
-    return parts
+    return Split.draw(data, sizes, choice.seed, by_system=choice.by_system)

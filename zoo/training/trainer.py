@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.data.structures import StructureSet
 from dcsurgery.zoo.training.checkpoints import CHECKPOINT, State, random_state, set_random_state
-from dcsurgery.zoo.training.devices import peak_memory, telling_memory, tf32
+from dcsurgery.zoo.training.devices import Fabric, peak_memory, telling_memory, tf32
 from dcsurgery.zoo.training.errors import evaluate
 from dcsurgery.zoo.training.interrupts import held_back
 from dcsurgery.zoo.training.logs import Log
