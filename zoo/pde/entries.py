@@ -8,7 +8,12 @@ from typing import Any
 __all__ = ["PINN_ENTRIES"]
 
 _CLASS = "dcsurgery.zoo.pde.network:PINN"
-_SIZES = {"advection": (2, 1), "cfd": (2, 3), "diffusion-reaction": (3, 2)}
+# Inputs and outputs of the network, and its number of parameters in both sizes.
+_NETWORKS = {
+    "advection": (2, 1, {"small": 609, "paper": 8_361}),
+    "cfd": (2, 3, {"small": 643, "paper": 8_443}),
+    "diffusion-reaction": (3, 2, {"small": 642, "paper": 8_442}),
+}
 _TITLES = {
     "advection": "advection in one dimension: (x, t) -> u",
     "cfd": "compressible flow in one dimension: (x, t) -> density, velocity, pressure",
@@ -28,7 +33,10 @@ PINN_ENTRIES: tuple[dict[str, Any], ...] = tuple(
         "backend": "deepxde",
         "class_path": _CLASS,
         "description": f"PINN, fully connected tanh network for {_TITLES[name]}",
-        "sizes": _sizes(*ends),
+        "sizes": _sizes(inputs, outputs),
+        "counts": MappingProxyType(counts),
+        "force": "none",
+        "recipe": MappingProxyType({"irelu": True, "denorm": True, "scope": "all"}),
     }
-    for name, ends in _SIZES.items()
+    for name, (inputs, outputs, counts) in _NETWORKS.items()
 )
