@@ -151,23 +151,25 @@ def build_model(
             import torch
 
             from dcsurgery.zoo import examples, potentials, registry
+            from dcsurgery.zoo.pde.variants import example_points
             from dcsurgery.zoo.writing import replacing
 
             begin(f"building {name}")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = registry.build(name, size, backend, **given)
-            batch = examples.example_batch(structure) if inputs is not None else None
+            pinn = name.startswith("pinn-")
+            batch = examples.example_batch(structure) if inputs is not None and not pinn else None
             begin(f"writing {output}")
             registry.save_checkpoint(model, output)
             if inputs is not None:
-                arguments = potentials.example_inputs(model, batch)
+                arguments = example_points(model) if pinn else potentials.example_inputs(model, batch)
                 with replacing(inputs) as file:
                     torch.save(arguments[0] if len(arguments) == 1 else arguments, file)
         count = sum(parameter.numel() for parameter in model.parameters())
         screen.show(f"wrote {output}: {name}, {size}, {count:,} parameters")
         if inputs is not None:
-            screen.show(f"wrote {inputs}: two structures ({structure})")
+            screen.show(f"wrote {inputs}: {'points' if pinn else f'two structures ({structure})'}")
         about = {"model": name, "size": size, "parameters": count, "seed": seed}
         screen.document(zoo_document("build", {**about, "output": output, "inputs": inputs}))
     return 0

@@ -34,7 +34,9 @@ def run(capsys, *words):
 
 
 def test_a_data_set_is_made_and_is_one_document_with_json(here, capsys):
-    code, out, _ = run(capsys, "data", "pde", "cfd", "-o", "gas.h5", "--samples", 2, "--cells", 16, "--frames", 4, "--json")
+    code, out, _ = run(
+        capsys, "data", "pde", "cfd", "-o", "gas.h5", "--samples", 2, "--cells", 16, "--frames", 4, "--json"
+    )
     assert code == 0 and json.loads(out)["samples"] == 2
     assert hdf5.count("gas.h5", "cfd") == 2
     code, out, err = run(capsys, "data", "pde", "cfd", "-o", "gas.h5")

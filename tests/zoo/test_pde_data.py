@@ -56,9 +56,9 @@ def test_the_arrays_are_where_pdebench_has_them(files):
         assert list(file) == ["0000", "0001"] and file["0001/data"].shape == (6, 8, 8, 2)
         config = yaml.safe_load(file["0001"].attrs["config"])
         assert config["sim"]["seed"] == 5 and config["sim"]["xdim"] == 8
-        np.random.seed(5)
+        np.random.seed(5)  # noqa: NPY002
         # y is the first space axis of the file, and the numbers are drawn with y slow.
-        np.testing.assert_allclose(file["0001/data"][0, :, :, 0], np.random.randn(8, 8), rtol=1e-6)
+        np.testing.assert_allclose(file["0001/data"][0, :, :, 0], np.random.randn(8, 8), rtol=1e-6)  # noqa: NPY002
     # 2 β = 0.2 of the period: the wave has moved by a fifth, which is no whole number of 32 cells.
     assert not np.allclose(start, end)
 
@@ -108,9 +108,7 @@ def test_an_interrupted_data_set_goes_on_where_it_stopped(tmp_path, monkeypatch)
     assert made == [1, 3]  # the damaged one and the missing one
     assert not (tmp_path / "a.h5.parts").exists()
     for sample in range(3):
-        assert np.array_equal(
-            hdf5.read(path, "advection", sample).values, hdf5.read(whole, "advection", sample).values
-        )
+        assert np.array_equal(hdf5.read(path, "advection", sample).values, hdf5.read(whole, "advection", sample).values)
 
 
 def test_an_existing_file_is_left_alone(tmp_path):
@@ -145,7 +143,9 @@ X, T = np.linspace(0.05, 0.95, 10), np.linspace(0, 2, 5)
 
 def test_missing_arrays_are_named_with_what_is_there(tmp_path, files):
     path = write(tmp_path / "a.h5", velocity=np.zeros((1, 5, 10)), x_coordinate=X)
-    with pytest.raises(BadInput, match=r"a.h5: no array 'tensor'; present: velocity \(1, 5, 10\), x-coordinate \(10,\)"):
+    with pytest.raises(
+        BadInput, match=r"a.h5: no array 'tensor'; present: velocity \(1, 5, 10\), x-coordinate \(10,\)"
+    ):
         hdf5.read(path, "advection")
     with pytest.raises(BadInput, match="this looks like a file of the problem cfd"):
         hdf5.read(files["cfd"], "advection")
@@ -178,11 +178,11 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "a.h5").write_text("no HDF5")
     with pytest.raises(BadInput, match="not a readable HDF5 file"):
         hdf5.read(tmp_path / "a.h5", "advection")
-    with pytest.raises(BadInput, match="no such file.*zoo data pde"):
+    with pytest.raises(BadInput, match=r"no such file.*zoo data pde"):
         hdf5.read(tmp_path / "b.h5", "advection")
     with pytest.raises(BadInput, match="is a directory"):
         hdf5.read(tmp_path, "advection")
-    with pytest.raises(BadInput, match="unknown problem 'burgers'.*advection"):
+    with pytest.raises(BadInput, match=r"unknown problem 'burgers'.*advection"):
         hdf5.read(tmp_path, "burgers")
 
 

@@ -73,7 +73,9 @@ def record(variant="tanh", seed=0, status="finished", note="", settings=None, **
 
 def test_a_table_has_mean_and_deviation_over_the_seeds_that_did_not_diverge():
     records = [record(seed=0, nrmse=0.4), record(seed=1, nrmse=0.6), record(seed=2, status="diverged", nrmse=9)]
-    rows = {row.variant.name: row for row in tables.rows(3, [*records, record("irelu", note="the network is constant: …")])}
+    rows = {
+        row.variant.name: row for row in tables.rows(3, [*records, record("irelu", note="the network is constant: …")])
+    }
     cell = rows["tanh"].cells["nrmse"]
     assert (cell.mean, cell.std) == (pytest.approx(0.5), pytest.approx(np.std([0.4, 0.6], ddof=1)))
     assert rows["tanh"].seeds == (0, 1, 2) and rows["tanh"].diverged == 1 and rows["irelu"].constant == 1

@@ -22,7 +22,7 @@ _NORMAL = "Glorot normal"
 def seeded():
     dde = deepxde()
     torch.manual_seed(0)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - DeepXDE draws from these
     with settings(torch.float32):
         yield dde
     dde.grad.clear()
@@ -156,12 +156,15 @@ def antiderivatives(dde, operator):
     split = slice(0, 30), slice(30, None)
     if operator == "DeepONet":
         return dde.data.TripleCartesianProd(
-            (values[split[0]], at.astype("f4")), integrals[split[0]], (values[split[1]], at.astype("f4")), integrals[split[1]]
+            (values[split[0]], at.astype("f4")),
+            integrals[split[0]],
+            (values[split[1]], at.astype("f4")),
+            integrals[split[1]],
         )
     halves = values, (b * np.ones_like(sensors)).astype("f4")
     return dde.data.QuadrupleCartesianProd(
-        tuple(h[split[0]] for h in halves) + (at.astype("f4"),), integrals[split[0]],
-        tuple(h[split[1]] for h in halves) + (at.astype("f4"),), integrals[split[1]],
+        (*(h[split[0]] for h in halves), at.astype("f4")), integrals[split[0]],
+        (*(h[split[1]] for h in halves), at.astype("f4")), integrals[split[1]],
     )  # fmt: skip
 
 

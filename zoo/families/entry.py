@@ -23,7 +23,7 @@ FORCES: Mapping[ForceKind, str] = MappingProxyType(
         "exact": "the gradient of the energy",
         "detached-angles": "the gradient without that of the angles; consistent=True gives all of it",
         "feature-gradient": "its own differentiate features; the zoo's are the gradient of the energy",
-        "none": "the output is a field, not an energy",
+        "none": "no potential: a PINN, which maps coordinates to fields",
     }
 )
 

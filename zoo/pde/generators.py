@@ -118,12 +118,13 @@ def generate(
         raise BadInput(f"the seed must not be negative, got {seed}")
     if path.exists():
         raise BadInput("there is such a file", where=str(path), fix="choose another name, or delete it")
-    settings = {
+    cells, frames = cells or CELLS[of.name], frames or TIMES[of.name]
+    settings: dict[str, Any] = {
         "problem": of.name,
         "first_seed": seed,
         "samples": samples,
-        "cells": cells or CELLS[of.name],
-        "frames": frames or TIMES[of.name],
+        "cells": cells,
+        "frames": frames,
     }
     parts = _parts(path, settings)
     fields = []
@@ -131,7 +132,7 @@ def generate(
         part = parts / f"{index:06d}.npz"
         if not part.exists() or (done := _part(part)) is None:
             tell = None if progress is None else (lambda fraction, index=index: progress(index + fraction))
-            done = make_sample(of.name, seed + index, settings["cells"], settings["frames"], tell)
+            done = make_sample(of.name, seed + index, cells, frames, tell)
             with replacing(part) as file:
                 np.savez(
                     file,

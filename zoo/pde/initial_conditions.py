@@ -62,7 +62,7 @@ def gas(rng: np.random.Generator) -> Waves:
     """
     shapes = [random_waves(rng, most=3, number=2, length=2.0) for _ in range(3)]
     scale = {0: (1.0, 10.0), 2: (10.0, 100.0)}
-    base = {channel: np.exp(rng.uniform(*np.log(ends), 2)) for channel, ends in scale.items()}
+    base = {channel: np.exp(rng.uniform(np.log(ends[0]), np.log(ends[1]), 2)) for channel, ends in scale.items()}
     windowed = rng.random() < 0.5
     window = _window(rng, -1.0, 2.0)
     # The range of each sum, on a grid of its own, so that the fields do not depend on the grid they are sampled on.

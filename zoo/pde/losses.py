@@ -50,9 +50,9 @@ class Loss:
     def __init__(self, terms: Terms, model: nn.Module, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
         self.names = terms.names
         self._data = terms.data
-        self._to = {"dtype": dtype, "device": device}
+        self._dtype, self._device = dtype, device
         self.joint = terms.couples_points or couples_points(model)
-        self._all = torch.as_tensor(terms.data.train_x, **self._to)
+        self._all = self._tensor(terms.data.train_x)
         if not self.joint:
             self._inside, self._batches = self._split()
 
@@ -89,6 +89,9 @@ class Loss:
                 found[equations + index] = error.square().mean()
         return found
 
+    def _tensor(self, points: NDArray[Any]) -> Tensor:
+        return torch.as_tensor(points, dtype=self._dtype, device=self._device)
+
     def _split(self) -> tuple[Tensor, list[_Batch]]:
         """Sort the points: the equations', those of conditions on values, those of conditions on derivatives."""
         data = self._data
@@ -114,5 +117,5 @@ class Loss:
                 for place, (_, indices) in enumerate(sets)
                 for index in indices
             ]
-            batches.append(_Batch(points, torch.as_tensor(points, **self._to), spans, differentiates))
-        return torch.as_tensor(data.train_x[ends[-1] :], **self._to), batches
+            batches.append(_Batch(points, self._tensor(points), spans, differentiates))
+        return self._tensor(data.train_x[ends[-1] :]), batches

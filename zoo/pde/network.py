@@ -17,7 +17,7 @@ _dde = deepxde()
 NORMS = ("none", "batch", "batch-fixed")
 
 
-class PINN(_dde.nn.FNN):
+class PINN(_dde.nn.FNN):  # type: ignore[name-defined]
     """Fully connected network, hidden layers of one width, each followed by its activation and then its norm.
 
     Parameters

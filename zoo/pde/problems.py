@@ -53,8 +53,10 @@ class Points:
 
     def fraction(self, part: float) -> Points:
         """Return the same with a part of the points of every kind (``every`` stays)."""
-        counts = (max(1, round(part * n)) for n in (self.domain, self.boundary, self.initial, self.data))
-        return Points(*counts, every=self.every)
+        domain, boundary, initial, data = (
+            max(1, round(part * n)) for n in (self.domain, self.boundary, self.initial, self.data)
+        )
+        return Points(domain, boundary, initial, data, self.every)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import dcsurgery as dcs
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.pde.problems import Physics, Problem
 
-__all__ = ["HIGHER_ORDER", "PAPER_VARIANTS", "VARIANTS", "Variant", "build", "variant"]
+__all__ = ["HIGHER_ORDER", "PAPER_VARIANTS", "VARIANTS", "Variant", "build", "example_points", "variant"]
 
 # Rows of coordinates that an edit is checked on.
 _ROWS = 64
@@ -110,14 +110,18 @@ def build(
         model = build_network(f"pinn-{problem.name}", size=size, norm=norm).to(dtype)
         if chosen.activation is None and not chosen.denorm:
             return model
-        low = torch.tensor([*(ends[0] for ends in problem.domain), 0.0], dtype=dtype)
-        high = torch.tensor([*(ends[1] for ends in problem.domain), problem.end], dtype=dtype)
-        inputs = low + (high - low) * torch.rand(_ROWS, len(low), dtype=dtype)
         edited = dcs.transform(
             model,
             irelu=chosen.activation is not None,
             denorm=chosen.denorm,
             activation=chosen.activation or "irelu",
-            example_inputs=(inputs,),
+            example_inputs=example_points(model),
         )
     return edited.model
+
+
+def example_points(model: nn.Module) -> tuple[torch.Tensor]:
+    """Return coordinates to run a PINN on, the same at every call: normal numbers, which are of the domains' size."""
+    first = next(model.parameters())
+    points = torch.randn(_ROWS, first.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (points.to(first),)
