@@ -60,9 +60,9 @@ def grid(
     """
     jobs = []
     for seed, model, beta, limit, variant in itertools.product(
-        seeds, models, betas or [None], limits or [None], variants
+        seeds, models, tuple(betas) or (None,), tuple(limits) or (None,), variants
     ):
-        settings = replace(base.settings, seed=seed, **({} if beta is None else {"beta": beta}))
+        settings = replace(base.settings, seed=seed, beta=base.settings.beta if beta is None else beta)
         data = base.data if limit is None else replace(base.data, limit=limit)
         folder = Path(base.folder) / model / variant.name
         if beta is not None and len(betas) > 1:

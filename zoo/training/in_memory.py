@@ -14,7 +14,7 @@ from dcsurgery.zoo.data.molecules import random_split
 from dcsurgery.zoo.training.devices import fabric_for
 from dcsurgery.zoo.training.errors import Errors, evaluate, structures_of
 from dcsurgery.zoo.training.scale import dtype_of, label_scale
-from dcsurgery.zoo.training.settings import Loss, Reference, Settings
+from dcsurgery.zoo.training.settings import Loss, Precision, Reference, Settings
 from dcsurgery.zoo.training.trainer import Trainer
 
 __all__ = ["History", "train"]
@@ -106,7 +106,7 @@ def train(
         If an argument is out of range, the model's output has a wrong shape or the loss is not finite; the message then
         names the step and the first module whose output is not finite.
     """
-    precision = "float64" if str(dtype_of(model)).endswith("float64") else "float32"
+    precision: Precision = "float64" if str(dtype_of(model)).endswith("float64") else "float32"
     settings = Settings(
         steps=steps,
         batch_size=batch_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 import dcsurgery as dcs
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.registry import build, entry_of
-from dcsurgery.zoo.runs import RunRecord, describe_device, open_run
+from dcsurgery.zoo.runs import RunRecord, Status, describe_device, open_run
 from dcsurgery.zoo.training.devices import Fabric, fabric_for, launch
 from dcsurgery.zoo.training.display import bar
 from dcsurgery.zoo.training.errors import evaluate
@@ -104,7 +105,7 @@ def run_job(job: Job, *, resume: bool = False) -> RunRecord:
     return ended
 
 
-def restore(folder: str | Path) -> tuple[nn.Module, RunRecord]:
+def restore(folder: str | os.PathLike[str]) -> tuple[nn.Module, RunRecord]:
     """Return the model of a run as its last checkpoint has it, and the run's record.
 
     Raises
@@ -149,7 +150,7 @@ def _built(name: str, size: str, backend: str, seed: int) -> nn.Module:
         return build(name, size, backend)
 
 
-def _in_process(fabric: Fabric, job: Job) -> tuple[str, dict[str, Any], float, str]:
+def _in_process(fabric: Fabric, job: Job) -> tuple[Status, dict[str, Any], float, str]:
     """Train; return status, metrics, seconds, note. In each process of a Fabric; the first one's result counts."""
     parts = load_parts(job.data)
     folder = Path(job.folder)
