@@ -129,6 +129,8 @@ def train_potential(
         for record in records:
             if record.status == "diverged":
                 screen.fail(f"{record.variant}: {record.note}")
+            elif record.note:
+                screen.warn(f"{record.variant}: {record.note}")
         screen.document({"command": "zoo train", "out": out, "runs": [_plain(record) for record in records]})
     return DIVERGED if any(record.status == "diverged" for record in records) else 0
 
@@ -261,7 +263,7 @@ def table_of_potentials(
         else:
             if data:
                 raise BadInput("--data belongs to Table 6", fix="leave it out")
-            document, shown, markdown = zoo_tables.comparison(number, runs)
+            document, shown, markdown = zoo_tables.comparison(number, runs, screen.width)
         screen.result(*shown)
         screen.document(document)
         if output is not None:
