@@ -72,6 +72,7 @@ def test_a_diverging_run_names_term_and_step_and_keeps_what_it_has(here, data, c
     assert (here / document["folder"] / "losses.csv").exists()
 
 
+@pytest.mark.exam
 def test_a_table_is_trained_resumed_and_printed(here, data, capsys):
     words = ["table", 3, "--train", "--seeds", 2, "--data", data, *SMALL, "-o", "table3.md"]
     code, out, _ = run(capsys, *words)
