@@ -207,7 +207,9 @@ def _row(entry: Entry) -> dict[str, Any]:
 def _table(entries: list[Entry]) -> Table:
     from rich.table import Table
 
-    table = Table("model", "backend", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)  # names are what is typed
+    table.add_column("backend", no_wrap=True)
     table.add_column("small", justify="right")
     table.add_column("paper", justify="right")
     for heading in ("forces", "available"):
