@@ -20,7 +20,7 @@ from torch import nn
 from dcsurgery.collection import uncollected
 from dcsurgery.errors import BadInput, SurgeryError, UnsafeFile
 from dcsurgery.files import checkpoints
-from dcsurgery.files.installed import import_files, looks_like_user_module
+from dcsurgery.files.installed import import_files, import_module, looks_like_user_module
 from dcsurgery.files.kinds import READABLE, Kind, kind_of, open_model_file, refusal
 from dcsurgery.files.safe_globals import Policy
 from dcsurgery.files.safe_pickle import Named, objections, rehearse, safe_load, safe_unpickle
@@ -181,7 +181,7 @@ def import_named(path: Path, *, trust: bool = False, imports: Sequence[str | Pat
         if trust:
             for module in {symbol.module for symbol in named}:
                 with contextlib.suppress(Exception):
-                    importlib.import_module(module)
+                    import_module(module)
             return
         bad = objections(named, Policy(modules))  # looks up every name, which imports its module if that is allowed
     if not bad and not any(_names_a_module(symbol) for symbol in named):
@@ -270,6 +270,8 @@ def _load_trusted(file: IO[bytes], kind: Kind, modules: dict[str, types.ModuleTy
                 for holder in modules.values():
                     if hasattr(holder, name.partition(".")[0]):
                         return super().find_class(holder.__name__, name)
+            if module.startswith("fairchem."):
+                import_module(module)  # with what it imports and does not declare
             return super().find_class(module, name)
 
     if kind is Kind.PICKLE:
