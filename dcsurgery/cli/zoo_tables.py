@@ -66,7 +66,7 @@ def comparison(number: int, runs: Path, width: int) -> tuple[dict[str, Any], lis
     """Return a table of the paper as a document, as what is shown, and as Markdown."""
     paper.table(number)
     found = [record for _folder, record in find_runs(runs)]
-    built = build_table(number, cells_of(record for record in found if "loss" in record.settings))
+    built = build_table(number, cells_of(record for record in found if not record.name.startswith("pinn-")))
     unfinished = sum(not record.ended for record in found)
     units = paper.table(number)["units"]
     notes = built.notes()
