@@ -16,6 +16,7 @@ from rich.table import Table
 
 from dcsurgery.cli import options
 from dcsurgery.cli.screen import Screen, screen_for
+from dcsurgery.cli.zoo_pde_tables import as_markdown, as_table
 from dcsurgery.errors import BadInput
 
 if TYPE_CHECKING:
@@ -220,14 +221,14 @@ def pinn_table(
         if not any(row.seeds for row in rows):
             raise BadInput(f"no finished run of pinn-{of.name}", where=str(runs), fix="add --train, or zoo train first")
         mine = next(record for record in records if record.name == f"pinn-{of.name}" and record.ended)
-        screen.result(_table(number, rows))
+        screen.result(as_table(number, rows))
         for note in tables.notes(number):
             screen.result(note)
         if output is not None:
             from dcsurgery.zoo.writing import replacing
 
             with replacing(output) as file:
-                file.write(_markdown(number, rows, mine).encode())
+                file.write(as_markdown(number, rows, mine).encode())
         screen.document(
             {
                 "command": "zoo table",
@@ -403,52 +404,3 @@ def _measures(record: RunRecord) -> Table:
     for name, value in record.metrics.items():
         table.add_row(name, f"{value:.4g}")
     return table
-
-
-def _header(number: int) -> list[str]:
-    from dcsurgery.zoo.pde import tables
-
-    names = {"nrmse": "nRMSE", "rmse": "RMSE"}
-    return [names.get(column, f"L_{column}") for column in tables.columns(number)]
-
-
-def _cells(number: int, row: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield heading, the paper's number and ours."""
-    from dcsurgery.zoo.pde import tables
-
-    for i, (heading, column) in enumerate(zip(_header(number), tables.columns(number), strict=True)):
-        paper = f"{row.paper[i]:.3g}" if i < len(row.paper) else "-"
-        yield heading, paper, str(row.cells[column])
-
-
-def _runs_of(row: Any) -> str:
-    marks = [f"{row.diverged} diverged"] * bool(row.diverged) + [f"{row.constant} constant"] * bool(row.constant)
-    return f"{len(row.seeds)}" + (f" ({', '.join(marks)})" if marks else "")
-
-
-def _table(number: int, rows: list[Any]) -> Table:
-    table = Table("variant", "seeds", "", *_header(number), title=f"Table {number}")
-    for row in rows:
-        cells = list(_cells(number, row))
-        if row.paper:
-            table.add_row(row.variant.label, "", "paper", *(paper for _, paper, _ in cells))
-        table.add_row("" if row.paper else row.variant.label, _runs_of(row), "here", *(ours for _, _, ours in cells))
-    return table
-
-
-def _markdown(number: int, rows: list[Any], record: RunRecord) -> str:
-    from dcsurgery.zoo.pde import tables
-
-    header = ["variant", "seeds", "", *_header(number)]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in rows:
-        cells = list(_cells(number, row))
-        if row.paper:
-            lines.append("| " + " | ".join([row.variant.label, "", "paper", *(paper for _, paper, _ in cells)]) + " |")
-        label = "" if row.paper else row.variant.label
-        lines.append("| " + " | ".join([label, _runs_of(row), "here", *(ours for _, _, ours in cells)]) + " |")
-    settings = ", ".join(f"{key} {value}" for key, value in record.settings.items() if value)
-    facts = f"Mean ± standard deviation over seeds. Settings: {settings}. Data: {record.data.get('name')}."
-    device = f"{record.device}; " + ", ".join(f"{key} {value}" for key, value in record.versions.items())
-    notes = "\n".join(f"* {note}" for note in tables.notes(number))
-    return f"# Table {number}\n\n{facts}\n{device}.\n\n" + "\n".join(lines) + f"\n\n{notes}\n"

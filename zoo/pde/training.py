@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +15,14 @@ from torch import Tensor, nn
 
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.pde.backend import settings
+from dcsurgery.zoo.pde.checkpoints import Clock, Store
 from dcsurgery.zoo.pde.fields import Field
 from dcsurgery.zoo.pde.losses import Loss
 from dcsurgery.zoo.pde.network import dtype_of
 from dcsurgery.zoo.pde.problems import Physics, Points, Problem
-from dcsurgery.zoo.writing import replacing
 
-__all__ = ["CHECKPOINT", "LOSSES", "Diverged", "History", "train"]
+__all__ = ["Diverged", "History", "predict", "train"]
 
-CHECKPOINT = "checkpoint.pt"
-LOSSES = "losses.csv"
 _LOOK_EVERY = 50  # steps between looks at the loss, each of which waits for a GPU
 
 
@@ -137,14 +131,14 @@ def train(
     model.to(device)
     loss = Loss(terms, model, dtype, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    store = _Store(folder, loss.names)
+    store = Store(folder, loss.names)
     begun, losses, before = store.load(model, optimizer, steps, device) if resume else (0, None, 0.0)
     table = torch.full((steps, len(loss.names)), math.nan, dtype=dtype, device=device)
     if losses is not None:
         table[:begun] = losses
     if progress is not None:
         progress(begun)
-    mode, clock = model.training, _Clock(before)
+    mode, clock = model.training, Clock(before)
     model.train()
     try:
         # A model's own random numbers (dropout) come from the seed and the step, so that a resumed run has the same.
@@ -177,83 +171,6 @@ def train(
         optimizer.zero_grad()
     store.write(table)
     return History(loss.names, table.double().cpu().numpy(), final, clock.seconds(), loss.points)
-
-
-class _Clock:
-    def __init__(self, before: float) -> None:
-        self._before, self._begun = before, time.perf_counter()
-        self._saved = self._begun
-
-    def seconds(self) -> float:
-        return self._before + time.perf_counter() - self._begun
-
-    def since_saved(self) -> float:
-        return time.perf_counter() - self._saved
-
-    def saved(self) -> None:
-        self._saved = time.perf_counter()
-
-
-class _Store:
-    """The two files of a run; without a folder nothing is kept."""
-
-    def __init__(self, folder: str | os.PathLike[str] | None, names: tuple[str, ...]) -> None:
-        self.folder = None if folder is None else Path(folder)
-        self.names = names
-
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, table: Tensor, seconds: float) -> None:
-        if self.folder is None:
-            return
-        with replacing(self.folder / CHECKPOINT) as file:
-            torch.save(
-                {
-                    "names": list(self.names),
-                    "losses": table.cpu(),
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "seconds": seconds,
-                },
-                file,
-            )
-        self.write(table)
-
-    def write(self, table: Tensor) -> None:
-        if self.folder is None:
-            return
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["step", *self.names])
-        for step, row in enumerate(table.tolist()):
-            rows.writerow([step, *(f"{value:.6g}" for value in row)])
-        with replacing(self.folder / LOSSES) as file:
-            file.write(text.getvalue().encode())
-
-    def load(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, device: str | torch.device
-    ) -> tuple[int, Tensor | None, float]:
-        if self.folder is None or not (self.folder / CHECKPOINT).exists():
-            return 0, None, 0.0
-        where = str(self.folder / CHECKPOINT)
-        try:
-            kept = torch.load(self.folder / CHECKPOINT, map_location=device, weights_only=True)
-            losses = kept["losses"]
-            if tuple(kept["names"]) != self.names or len(losses) > steps:
-                raise BadInput(
-                    f"is of a training of {len(losses)} steps with the terms {', '.join(kept['names'])}; asked for are "
-                    f"{steps} steps with {', '.join(self.names)}",
-                    where=where,
-                    fix="resume with the settings it had, or choose another folder",
-                )
-            model.load_state_dict(kept["model"])
-            optimizer.load_state_dict(kept["optimizer"])
-        except BadInput:
-            raise
-        except Exception as error:  # noqa: BLE001 - a damaged or foreign file may fail in any way
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BadInput(
-                f"is no checkpoint of this training ({reason})", where=where, fix="delete it to start anew"
-            ) from None
-        return len(losses), losses, float(kept["seconds"])
 
 
 def _factors(
@@ -292,7 +209,7 @@ def _fits(model: nn.Module, problem: Problem, dtype: torch.dtype, device: str | 
         )
 
 
-def _look(table: Tensor, start: int, stop: int, names: tuple[str, ...], store: _Store, clock: _Clock) -> None:
+def _look(table: Tensor, start: int, stop: int, names: tuple[str, ...], store: Store, clock: Clock) -> None:
     """Raise at the first term that is not finite, in the order of steps and terms."""
     part = table[start:stop]
     if bool(part.isfinite().all()):
@@ -302,7 +219,7 @@ def _look(table: Tensor, start: int, stop: int, names: tuple[str, ...], store: _
     raise _diverged(names[term], float(part[step, term]), start + step, table[: start + step], names, clock)
 
 
-def _diverged(name: str, value: float, step: int, table: Tensor, names: tuple[str, ...], clock: _Clock) -> Diverged:
+def _diverged(name: str, value: float, step: int, table: Tensor, names: tuple[str, ...], clock: Clock) -> Diverged:
     error = Diverged(
         f"the term {name} is {value} at step {step}",
         where="training",
