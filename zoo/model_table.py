@@ -111,10 +111,14 @@ def _row(
 
 
 def _summary(checks: Sequence[Any]) -> str:
-    counts = Counter(check.status for check in checks)
-    words = {"pass": "passed", "skip": "skipped"}
-    parts = [f"{counts[key]} {word}" for key, word in words.items() if counts[key]]
-    return ", ".join([*parts, *(f"{check.name} FAILED" for check in checks if check.status == "fail")])
+    names: dict[str, list[str]] = {"pass": [], "skip": [], "fail": []}
+    for check in checks:
+        names[check.status].append(check.name)
+    told = [f"{len(names['pass'])} passed"]
+    told += [
+        f"{word}: {', '.join(names[key])}" for key, word in (("skip", "skipped"), ("fail", "FAILED")) if names[key]
+    ]
+    return "; ".join(told)
 
 
 def _in_process(name: str, backend: str, size: str) -> Row | str:
