@@ -18,7 +18,8 @@ from dcsurgery.capture.fused import fused_sites
 from dcsurgery.capture.graphs import Key, ModuleGraph, call_key
 from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
-from dcsurgery.capture.recording import Event, Recorder, Recording, seeded
+from dcsurgery.capture.recorded import Event, Recording
+from dcsurgery.capture.recording import Recorder
 from dcsurgery.capture.scanning import scan
 from dcsurgery.capture.symbolic import disagreement, trace
 from dcsurgery.catalog import match_basis
@@ -27,6 +28,7 @@ from dcsurgery.example_inputs import call, unfit
 from dcsurgery.instance_functions import has_instance_functions, instance_edits
 from dcsurgery.models import as_module
 from dcsurgery.recurrent import wraps_recurrent_kernel
+from dcsurgery.seeding import seeded
 from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, NodePlace, Place, Role, Site
 from dcsurgery.source import CodeKey, call_end, code_key, function_node
 from dcsurgery.subclass import amendments_of, original_class
@@ -96,12 +98,17 @@ class Census:
                     if site is not None:
                         yield capture, node, site
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of sites of each role."""
+        return dict(Counter(site.role for site in self.sites))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the census as plain JSON types."""
         return {
             "model": self.model,
             "inputs_given": self.inputs_given,
-            "counts": dict(Counter(site.role for site in self.sites)),
+            "counts": self.counts,
             "sites": [site.to_dict() for site in self.sites],
             "captures": [
                 {

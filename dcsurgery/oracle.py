@@ -24,9 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dcsurgery.capture.graphs import Key
 from dcsurgery.capture.origin import is_library_file, short_file
 from dcsurgery.capture.places import Places
-from dcsurgery.capture.recording import Recorder, Recording, seeded
+from dcsurgery.capture.recorded import Recording
+from dcsurgery.capture.recording import Recorder
 from dcsurgery.catalog import FUSED_KERNELS, Match, match_kernel
 from dcsurgery.example_inputs import call, preserved
+from dcsurgery.seeding import seeded
 
 __all__ = ["Kernel", "Watched", "fused_kernels", "kernels_of", "watch"]
 

@@ -16,6 +16,9 @@ __all__ = ["Action", "Edit", "Plan"]
 
 Action = str  # the ``action`` of the pass that makes the edit: replace, delete, rescale, fold, …
 FORMAT = 1
+# YAML in C is ten times as fast; a Python without libyaml has only the other one.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Plan:
             If an edit holds something that no text can hold, for instance a user's own activation module.
         """
         try:
-            return yaml.safe_dump(self.to_dict(), sort_keys=False, width=110, allow_unicode=True)
+            return yaml.dump(self.to_dict(), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
         except yaml.representer.RepresenterError as error:
             held = type(error.args[-1]).__name__
             raise BadInput(
@@ -144,7 +147,7 @@ class Plan:
             If the text is not YAML or not a plan; the message names the entry.
         """
         try:
-            raw = yaml.safe_load(text)
+            raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - the safe one, in C where there is that
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f"line {mark.line + 1}: " if mark else ""

@@ -17,10 +17,10 @@ from torch import nn
 from torch.autograd import profiler_legacy
 from torch.nn.modules import module as nn_module
 
-from dcsurgery.capture.recording import seeded
 from dcsurgery.catalog import FUSED_KERNELS, match_kernel
 from dcsurgery.example_inputs import call, preserved
 from dcsurgery.recognition import PROBING
+from dcsurgery.seeding import seeded
 from dcsurgery.tree import Tree
 
 __all__ = ["profiled"]

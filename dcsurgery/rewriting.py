@@ -19,19 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcsurgery.activations import irelu
-from dcsurgery.calls import (
-    Decision,
-    activation_function,
-    apply_activation,
-    apply_edit,
-    call_hidden,
-    decide,
-    is_user_code,
-    resolve_callee,
-)
+from dcsurgery.call_helpers import site_helper
 from dcsurgery.errors import Refused
 from dcsurgery.idioms.replacing import WrittenOut
+from dcsurgery.methods import HOLDS_CODE, methods_of
 from dcsurgery.sites import CallStep, Span
 from dcsurgery.source import (
     CodeKey,
@@ -45,7 +36,7 @@ from dcsurgery.source import (
     span_of,
 )
 
-__all__ = ["CallEdit", "RewriteCalls", "function_in", "methods_of"]
+__all__ = ["CallEdit", "RewriteCalls"]
 
 Chain = tuple[CallStep, ...]
 _SCRIPTED = "torchscript_"  # modules of `dcsurgery.torchscript.programs`
@@ -117,40 +108,6 @@ class RewriteCalls:
         return members
 
 
-_HOLDS_CODE = (
-    types.FunctionType,
-    staticmethod,
-    classmethod,
-    property,
-    functools.partialmethod,
-    functools.cached_property,
-)
-
-
-def function_in(raw: Any) -> Any:
-    """Return the function behind a class attribute: of a static or class method, a property, a partial method."""
-    match raw:
-        case property():
-            return raw.fget
-        case functools.partialmethod() | functools.cached_property():
-            return function_in(raw.func)
-        case _:
-            return getattr(raw, "__func__", raw)
-
-
-def methods_of(cls: type) -> dict[str, Any]:
-    """Return the raw class attributes that hold user code, as attribute lookup finds them."""
-    found: dict[str, Any] = {}
-    for base in cls.__mro__:
-        if base is object or base.__module__.split(".")[0] == "torch":
-            continue
-        for name, raw in vars(base).items():
-            held = isinstance(raw, _HOLDS_CODE)
-            if held and not any(name in vars(b) for b in cls.__mro__[: cls.__mro__.index(base)]):
-                found[name] = raw
-    return found
-
-
 def _key(step: CallStep) -> CodeKey:
     return CodeKey(step.function, step.first_line)
 
@@ -177,72 +134,6 @@ def _tables(edits: tuple[CallEdit, ...]) -> dict[CodeKey, _Table]:
     return tables
 
 
-def _site_helper(edit: CallEdit, passing: Callable[..., Any]) -> Callable[..., Any]:
-    decisions: dict[Any, Decision] = {}  # what a callee is is asked once: that is slower than the call
-    activation = None if edit.replacement is None else activation_function(edit.replacement)
-
-    def helper(target: Any, method: str | None, /, *args: Any, **kwargs: Any) -> Any:
-        callee = target
-        if method is not None:
-            callee, args = resolve_callee(target, method, args)
-        decision = _known(decisions, callee)
-        if decision is None:
-            decision = decide(callee, edit.operator)
-            if decision is None and is_user_code(callee):  # it has calls of its own, which may be edited, too
-                return passing(callee, None, *args, **kwargs)
-            if decision is None:
-                return call_hidden(edit.operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
-            token = None if torch.compiler.is_compiling() else _lasting(callee)
-            if token is not None:
-                decisions[token] = decision
-        if args and isinstance(args[0], list | tuple | dict):  # the same function may be given anything
-            return passing(callee, None, *args, **kwargs)
-        if activation is not None and decision.plain and len(args) == 1 and not kwargs:
-            return irelu(args[0]) if activation is irelu else apply_activation(args[0], activation)
-        return apply_edit(decision.operator, edit.replacement, callee, args, kwargs, copied=edit.copied)
-
-    return helper
-
-
-def _known(decisions: dict[Any, Decision], callee: Any) -> Decision | None:
-    try:
-        return decisions.get(callee) or decisions.get(_lasting(callee))
-    except TypeError:  # an unhashable object
-        return None
-
-
-def _lasting(callee: Any, within: tuple[types.FunctionType, ...] = ()) -> Any:
-    """Return what identifies a callee without keeping alive what one call of the model made; None where nothing does."""
-    if isinstance(callee, types.FunctionType):
-        if "<locals>" not in callee.__qualname__:
-            return callee
-        if callee.__defaults__ is not None or callee.__kwdefaults__ is not None:
-            return None
-        return None if callee in within else _of_cells(callee, (*within, callee))
-    if isinstance(callee, types.MethodDescriptorType):
-        return callee
-    own = getattr(callee, "__self__", None)  # a builtin's module, or what a method is bound to
-    return (
-        callee if isinstance(callee, types.BuiltinFunctionType) and isinstance(own, types.ModuleType | None) else None
-    )
-
-
-def _of_cells(function: types.FunctionType, within: tuple[types.FunctionType, ...]) -> Any:
-    """Return a local function's code and what it closes over; None if that is more than numbers, names and functions."""
-    values = []
-    for cell in function.__closure__ or ():
-        try:
-            value = cell.cell_contents
-        except ValueError:  # not filled yet
-            return None
-        if not isinstance(value, bool | int | float | str | None):
-            value = _lasting(value, within)  # functions may hold each other
-            if value is None:
-                return None
-        values.append((type(value), value))
-    return (function.__code__, *values)
-
-
 class _Rewriter:
     """Makes rewritten copies of live functions; a function with another closure gets a copy of its own."""
 
@@ -262,7 +153,7 @@ class _Rewriter:
             getter = self.function(raw.fget) if isinstance(raw.fget, types.FunctionType) else raw.fget
             return raw if getter is raw.fget else property(getter, raw.fset, raw.fdel, raw.__doc__)
         if isinstance(raw, functools.partialmethod):
-            inner = self.member(raw.func) if isinstance(raw.func, _HOLDS_CODE) else raw.func
+            inner = self.member(raw.func) if isinstance(raw.func, HOLDS_CODE) else raw.func
             return raw if inner is raw.func else functools.partialmethod(inner, *raw.args, **raw.keywords)
         if isinstance(raw, functools.cached_property):
             inner = self.function(raw.func) if isinstance(raw.func, types.FunctionType) else raw.func
@@ -423,7 +314,11 @@ class _Changer(ast.NodeTransformer):
         if end not in self._table.calls:
             return node
         edit = self._table.calls[end]
-        name = self._named(self._passing if edit is None else _site_helper(edit, self._passing))
+        name = self._named(
+            self._passing
+            if edit is None
+            else site_helper(edit.operator, edit.replacement, self._passing, copied=edit.copied)
+        )
         target: ast.expr
         if isinstance(node.func, ast.Attribute):
             target, method = node.func.value, ast.Constant(mangled(node.func.attr, self._cls))

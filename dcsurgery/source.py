@@ -68,11 +68,19 @@ class CodeKey:
 
 @functools.lru_cache(maxsize=8192)
 def _module_of_file(filename: str) -> str:
-    # Frames know their file, not their module's name; sys.modules is searched once per file.
+    # Frames know their file, not their module's name.
+    return _names_by_file(len(sys.modules)).get(filename, filename)
+
+
+@functools.lru_cache(maxsize=1)
+def _names_by_file(_modules: int) -> dict[str, str]:
+    """Return the name of each file's module, the first one; looked up anew when modules were imported since."""
+    names: dict[str, str] = {}
     for name, module in list(sys.modules.items()):
-        if getattr(module, "__file__", None) == filename:
-            return name
-    return filename
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str):
+            names.setdefault(file, name)
+    return names
 
 
 def code_key(code: types.CodeType, module: str | None = None) -> CodeKey:

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 import dcsurgery as dcs
 from dcsurgery.census import take_census
+from dcsurgery.checks.structure import check_keys
 from dcsurgery.surgery import examine
 
 FEW, TIMES = 16, 4
@@ -107,6 +108,17 @@ def test_a_model_of_four_times_the_size_takes_four_times_the_work(make, ran):
     surgery(make(2), inputs)  # what is done once in a process is done
     few, many = (calls_of(lambda m=model: surgery(m, inputs)) for model in models)
     assert many < 1.1 * TIMES * few
+
+
+def test_keys_are_compared_in_work_that_grows_like_the_model():
+    def compare(count):
+        model = flat(count)
+        plan = dcs.plan(model)
+        edited = dcs.apply(model, plan).model
+        return calls_of(lambda: check_keys(model, edited, plan.edits))
+
+    compare(2)
+    assert compare(8 * FEW) < 1.1 * 8 * compare(FEW)
 
 
 def test_a_plan_is_written_and_read_in_work_that_grows_like_it():

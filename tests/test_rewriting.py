@@ -22,7 +22,8 @@ from torch import nn
 import dcsurgery as dcs
 from dcsurgery.activations import integrate
 from dcsurgery.errors import Refused
-from dcsurgery.rewriting import CallEdit, RewriteCalls, methods_of
+from dcsurgery.methods import methods_of
+from dcsurgery.rewriting import CallEdit, RewriteCalls
 from dcsurgery.sites import CallStep
 from dcsurgery.subclass import amend, amendments_of, original_class
 

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -79,8 +80,6 @@ def examine(name: str, backend: str, size: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         model = dcs.load(registry.save_checkpoint(built, Path(folder) / "model.pt"))
         inputs = potentials.example_inputs(model, examples.example_batch())
-        if name == "schnet-hoisted":
-            inputs = _with_edges(model, inputs)
         try:
             surgery = dcs.transform(model, **recipes.recipe(model), rescale=_C, example_inputs=inputs)
         except CheckFailed as error:
@@ -92,14 +91,6 @@ def examine(name: str, backend: str, size: str) -> Row:
     edits = ", ".join(f"{count} {action}" for action, count in sorted(actions.items()))
     done, verified = _summary(surgery.report.checks), _summary(report.checks)
     return _row(name, backend, size, built, edits, done, verified, begun, green=surgery.report.ok and report.ok)
-
-
-def _with_edges(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    from dcsurgery.zoo.ocp.graph import radius_graph
-
-    z, pos, batch = inputs
-    edges = radius_graph(pos, float(registry.config_of(model)["cutoff"]), batch)
-    return z, pos, batch, edges, batch.max()[None] + 1
 
 
 def _row(
@@ -119,10 +110,11 @@ def _row(
     return Row(name, backend, size, count, forces, edits, done, verified, green, round(time.perf_counter() - begun, 1))
 
 
-def _summary(checks: Sequence[object]) -> str:
-    counts = Counter(str(getattr(check, "status", "")) for check in checks)
-    words = {"pass": "passed", "fail": "FAILED", "skip": "skipped"}
-    return ", ".join(f"{counts[key]} {word}" for key, word in words.items() if counts[key])
+def _summary(checks: Sequence[Any]) -> str:
+    counts = Counter(check.status for check in checks)
+    words = {"pass": "passed", "skip": "skipped"}
+    parts = [f"{counts[key]} {word}" for key, word in words.items() if counts[key]]
+    return ", ".join([*parts, *(f"{check.name} FAILED" for check in checks if check.status == "fail")])
 
 
 def _in_process(name: str, backend: str, size: str) -> Row | str:
@@ -189,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = "" if options.output is None else options.output.read_text(encoding="utf-8")
     if options.output is not None:
         replace_table(page, "")  # a page without a place for it is told before hours of work
-    known, console, failed = _read(options.rows), Console(width=max(Console().width, _WIDTH)), 0
+    known, console = _read(options.rows), Console(width=max(Console().width, _WIDTH))
     potentials_ = [entry for entry in registry.entries() if entry.missing is None and entry.force != "none"]
     entries = [entry for entry in potentials_ if options.only in entry.name]
     sizes = ("small", "paper") if options.size is None else (options.size,)
@@ -197,15 +189,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for key in track(wanted, "examining", console=Console(stderr=True)):
         if key in known:
             continue
-        row = _in_process(*key)
-        if isinstance(row, str):
-            console.print(f"{' '.join(key)}: {row}", markup=False, highlight=False)
-            failed += 1
+        found = _in_process(*key)
+        if isinstance(found, str):
+            console.print(f"{' '.join(key)}: {found}", markup=False, highlight=False)
             continue
-        known[key] = row
+        known[key] = found
         if options.rows is not None:
             with options.rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
+                file.write(json.dumps(asdict(found)) + "\n")
     rows = [known[key] for key in sorted(wanted, key=lambda k: (k[0], k[1], k[2] == "paper")) if key in known]
     table = Table(*Row.__dataclass_fields__)
     for row in rows:

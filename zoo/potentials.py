@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo.batch_checks import check_batch, check_elements
 from dcsurgery.zoo.ocp import fairchem_calls
+from dcsurgery.zoo.ocp.graph import radius_graph
 
 __all__ = ["energy", "energy_and_forces", "example_inputs", "takes_batch"]
 
@@ -103,6 +104,9 @@ def example_inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     names = _parameters(model)
     z = batch.atomic_numbers if "atomic_numbers" in batch else batch.z
     arguments = [z.long(), batch.pos, batch.batch]
+    if "edge_index" in names and "natoms" in names:  # hoisted
+        values = getattr(_inside(model), "dcsurgery_config", {})
+        return (*arguments, radius_graph(batch.pos, values.get("cutoff", 6.0), batch.batch), batch.natoms)
     if "cell" in names and "pbc" in names and batch.get("pbc") is not None and bool(batch.pbc.any()):
         arguments += [batch.cell.reshape(-1, 3, 3).to(batch.pos), batch.pbc.reshape(-1, 3)]
     return tuple(arguments)

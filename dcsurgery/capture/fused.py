@@ -8,7 +8,7 @@ from collections import Counter
 import torch
 
 from dcsurgery.capture.places import Places
-from dcsurgery.capture.recording import Recording
+from dcsurgery.capture.recorded import Recording
 from dcsurgery.catalog import match_kernel, operator_named
 from dcsurgery.recurrent import inner_operators
 from dcsurgery.sites import FusedPlace, Site

@@ -20,7 +20,7 @@ from torch import nn
 
 from dcsurgery.capture.applied import applied_class
 from dcsurgery.instance_functions import instance_owner
-from dcsurgery.rewriting import function_in, methods_of
+from dcsurgery.methods import function_in, methods_of
 from dcsurgery.sites import CallStep
 from dcsurgery.source import CodeKey, code_key, instruction_end, running_call
 from dcsurgery.subclass import original_class

@@ -8,6 +8,7 @@ import gc
 import inspect
 import types
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,10 +20,10 @@ from dcsurgery.capture.node_sites import GraphSites, graph_sites
 from dcsurgery.capture.nodes import NEW
 from dcsurgery.capture.origin import BOUNDARIES, Origin, chain_of, is_library_file, short_file
 from dcsurgery.catalog import Match
+from dcsurgery.methods import methods_of
 from dcsurgery.paths import PathSet
 from dcsurgery.recognition import is_library_code, recognise
 from dcsurgery.recurrent import runs_recurrent_kernel
-from dcsurgery.rewriting import methods_of
 from dcsurgery.source import running_call
 from dcsurgery.subclass import original_class
 from dcsurgery.tree import Slot, Tree, join
@@ -264,11 +265,20 @@ def _function_of(frame: types.FrameType) -> Any:
     applied = _applied(frame)
     if applied is not None:
         return applied
-    named = frame.f_globals.get(code.co_name)
+    named = _named(code, frame.f_globals)
     if isinstance(named, types.FunctionType) and named.__code__ is code:
         return named
-    # Local functions have no name to look up; whatever holds the code is the function.
+    # Local functions have no name to look up; whatever holds the code is the function. That search takes long.
     return next((f for f in gc.get_referrers(code) if isinstance(f, types.FunctionType) and f.__code__ is code), None)
+
+
+def _named(code: types.CodeType, names: Mapping[str, Any]) -> Any:
+    """Return the function that a code's qualified name leads to, None if it leads nowhere."""
+    first, *rest = code.co_qualname.split(".")
+    value = names.get(first)
+    for part in rest:
+        value = inspect.getattr_static(value, part, None)
+    return getattr(value, "__func__", value)
 
 
 def _applied(frame: types.FrameType) -> Any:

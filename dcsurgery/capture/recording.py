@@ -6,155 +6,37 @@ whatever control flow led there. Children appear as leaves, as in a symbolic tra
 
 from __future__ import annotations
 
-import contextlib
-import linecache
-import re
 import sys
-import threading
 import types
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 from torch import fx, nn
 from torch.nn.modules import module as nn_module
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from dcsurgery.activations import irelu
 from dcsurgery.calls import pass_on
 from dcsurgery.capture.applied import application_around
+from dcsurgery.capture.call_frames import code_of_graph, keywords, outside_call, running_node
 from dcsurgery.capture.control_flow import again, unfold
-from dcsurgery.capture.graphs import REPLACED, Key, call_key
+from dcsurgery.capture.graphs import REPLACED
 from dcsurgery.capture.nodes import Occurrence
-from dcsurgery.capture.origin import BOUNDARIES, Origin, is_below_transform, origin_of, short_file, user_frame
-from dcsurgery.capture.places import Places
-from dcsurgery.capture.tape import Tape, is_tensor_method
-from dcsurgery.capture.written import Position, RunningIdioms, is_part_of
+from dcsurgery.capture.origin import is_below_transform, user_frame
+from dcsurgery.capture.recorded import Frame, detached, tensors_in
+from dcsurgery.capture.recording_idioms import IdiomRecorder
+from dcsurgery.capture.tape import Tape
+from dcsurgery.capture.written import is_part_of
 from dcsurgery.catalog import Match, match_function
 from dcsurgery.example_inputs import preserved
-from dcsurgery.idioms import Idiom
 from dcsurgery.recognition import is_probing
-from dcsurgery.recurrent import inner_operators, is_opened_kernel
-from dcsurgery.sites import CallStep
 from dcsurgery.torchscript.fragments import functions_open
-from dcsurgery.tree import Slot
 
-__all__ = ["Evaluation", "Event", "Recorder", "Recording"]
-
-_ASSIGNMENT = re.compile(r"\s*(\w+)\s*(?::[^=]*)?=")
+__all__ = ["Recorder"]
 
 
-@dataclass
-class Event:
-    """One place where a catalogued operator ran."""
-
-    key: Key
-    match: Match
-    how: str
-    chains: set[tuple[CallStep, ...]] = field(default_factory=set)
-    file: str | None = None
-    line: int | None = None
-    runs: int = 0
-    reason: str = ""
-    overwritten: bool = False  # its output was changed in place afterwards
-
-
-@dataclass
-class Recording:
-    """What a run left behind."""
-
-    graphs: dict[str, fx.Graph] = field(default_factory=dict)
-    events: dict[Key, Event] = field(default_factory=dict)
-    calls: Counter[str] = field(default_factory=Counter)  # opened modules
-    fused_calls: Counter[str] = field(default_factory=Counter)  # torch's own leaves
-    inputs: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
-    outputs: dict[str, Any] = field(default_factory=dict)
-    rng: dict[str, torch.Tensor] = field(default_factory=dict)
-    functions: dict[Key, Any] = field(default_factory=dict)  # what was called at calls of recognised functions
-
-
-@dataclass
-class _Frame:
-    """One module call in progress."""
-
-    module: nn.Module
-    path: str
-    leaf: bool
-    kwargs: dict[str, Any]
-    site: bool = False
-    key: Key | None = None
-    tape: Tape | None = None
-    turns: Counter[int] = field(default_factory=Counter)  # id(shared callable) -> calls so far
-    evaluation: Evaluation | None = None  # of the idiom that it is called in
-    task: int = field(default_factory=torch._C._current_graph_task_id)  # the backward pass that it is called in, or -1
-
-    @property
-    def open_tape(self) -> Tape | None:
-        """The tape, except inside vmap, grad and a backward pass.
-
-        What vmap and grad hand down are layers around tensors that no node made; what a backward pass calls, the second
-        run of a checkpoint above all, makes nothing that the module hands on.
-        """
-        if torch._C._are_functorch_transforms_active() or torch._C._current_graph_task_id() != self.task:
-            return None
-        return self.tape
-
-
-@dataclass
-class Evaluation:
-    """One evaluation of an idiom in progress: its key, and the tensors that it began with and has made."""
-
-    key: Key
-    steps: tuple[CallStep, ...]
-    source: list[torch.Tensor] = field(default_factory=list)
-    made: list[torch.Tensor] = field(default_factory=list)
-
-
-class _OfThread(threading.local):
-    """What a forward that starts threads must not mix: torch's global hooks see the modules of all of them."""
-
-    def __init__(self) -> None:
-        self.stack: list[_Frame] = []
-        self.busy = False
-
-
-class Recorder(TorchFunctionMode):
-    """Context manager: record the run of ``model`` inside it into ``recording``."""
-
-    def __init__(self, model: nn.Module, places: Places, *, keep_inputs: bool = True) -> None:
-        super().__init__()
-        self.recording = Recording()
-        self._model = model
-        self._places = places
-        self._keep_inputs = keep_inputs
-        self._thread = _OfThread()
-        self._alive: list[torch.Tensor] = []  # ids stay unique while the tensors live
-        self._parameters: dict[int, str] = {}
-        self._hooks: list[Any] = []
-        self._current: list[Key | None] = []
-        self._compounds: dict[types.FrameType, tuple[Key | None, fx.Node | None]] = {}
-        self._idioms = RunningIdioms()
-        self._evaluations: dict[tuple[types.FrameType, Idiom], Evaluation] = {}
-        self._applied: dict[tuple[types.FrameType, Occurrence], fx.Node | None] = {}
-        self._outputs: list[tuple[Key, torch.Tensor, int]] = []
-        self._during = contextlib.ExitStack()
-
-    @property
-    def busy(self) -> bool:
-        """Whether this thread is at our own bookkeeping, which calls torch, too."""
-        return self._thread.busy
-
-    @busy.setter
-    def busy(self, value: bool) -> None:
-        self._thread.busy = value
-
-    @property
-    def _stack(self) -> list[_Frame]:
-        """The module calls in progress in this thread, outermost first."""
-        return self._thread.stack
+class Recorder(IdiomRecorder):
+    """Context manager: record the run of ``model`` inside it into ``recording``; parameters as of `SiteRecorder`."""
 
     def __enter__(self) -> Self:
         for path, module in self._places.tree.modules.items():
@@ -205,11 +87,11 @@ class Recorder(TorchFunctionMode):
         top = self._stack[-1] if self._stack else None
         inside_site = top is not None and (top.site or top.leaf)
         match = None if inside_site else self._places.match_of(module)
-        frame = _Frame(module, path if path is not None else "?", True, _keywords(), site=bool(top and top.site))
+        frame = Frame(module, path if path is not None else "?", True, keywords(), site=bool(top and top.site))
         if frame.site and top is not None:
             frame.key = top.key
         if match is not None:
-            place = self._idioms.of(_outside_call(sys._getframe(1)))
+            place = self._idioms.of(outside_call(sys._getframe(1)))
             if place is not None and place[1].idiom is not None:
                 frame.evaluation = self._evaluation(place[0], place[1].idiom)
         if frame.evaluation is not None:
@@ -228,14 +110,14 @@ class Recorder(TorchFunctionMode):
                     self._begin(frame, path, args)
         self._stack.append(frame)
 
-    def _begin(self, frame: _Frame, path: str, args: tuple[Any, ...]) -> None:
+    def _begin(self, frame: Frame, path: str, args: tuple[Any, ...]) -> None:
         frame.tape = Tape(path, self._parameters, self._alive)
         self.recording.graphs[path] = frame.tape.graph
         frame.tape.begin(args, frame.kwargs)
         # What vmap and grad hand down are layers around tensors: they mean nothing outside.
         if self._keep_inputs and not torch._C._are_functorch_transforms_active():
             self.recording.rng[path] = torch.random.get_rng_state()
-            self.recording.inputs[path] = (_detached(args), _detached(frame.kwargs))
+            self.recording.inputs[path] = (detached(args), detached(frame.kwargs))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._stack or self._stack[-1].module is not module:
@@ -246,9 +128,9 @@ class Recorder(TorchFunctionMode):
         if frame.tape is not None:
             frame.tape.end(output)
             if frame.path in self.recording.inputs:
-                self.recording.outputs[frame.path] = _detached(output)
+                self.recording.outputs[frame.path] = detached(output)
         if frame.evaluation is not None:
-            frame.evaluation.made += _tensors_in(output)
+            frame.evaluation.made += tensors_in(output)
             return
         parent = self._stack[-1] if self._stack else None
         if parent is not None and parent.open_tape is not None:
@@ -258,140 +140,13 @@ class Recorder(TorchFunctionMode):
             elif frame.path != "?":
                 node.meta["dcs_paths"] = tuple(self._places.tree.paths[id(frame.module)])
 
-    def _target(self, parent: _Frame, frame: _Frame) -> str:
+    def _target(self, parent: Frame, frame: Frame) -> str:
         if frame.path == "?":
             return type(frame.module).__name__
         for path in self._places.tree.paths[id(frame.module)]:
             if parent.path == "" or path.startswith((f"{parent.path}.", f"{parent.path}[")):
                 return path[len(parent.path) :].lstrip(".")
         return frame.path
-
-    # -- sites -------------------------------------------------------------------------------------------------------
-
-    def _module_key(self, module: nn.Module, depth: int) -> Key | None:
-        """Choose the slot through which a module was called: the nearest caller that holds it."""
-        slots = self._places.slots_of(module)
-        for caller in reversed(self._stack[:depth]):
-            held = [slot for slot in slots if self._places.belongs_to(slot, caller.path)]
-            if held:
-                return self._places.slot_key(self._used(caller, module, held, _outside_call(sys._getframe(2))))
-        return self._places.slot_key(slots[0]) if slots else None
-
-    def _used(self, caller: _Frame, value: Any, slots: list[Slot], frame: types.FrameType | None) -> Slot:
-        """Return which of a caller's slots, all with the same object, is meant: the one its source names, or the next."""
-        if len(slots) == 1:
-            return slots[0]
-        named = self._places.named_slot(frame, slots)
-        if named is not None:
-            return named
-        turn = caller.turns[id(value)]  # a container's items are called one after the other
-        caller.turns[id(value)] += 1
-        return slots[turn % len(slots)]
-
-    def _module_event(self, module: nn.Module, match: Match) -> Key:
-        key = self._module_key(module, len(self._stack))
-        if key is not None:
-            self._count(key, match, "module" if key[0] == "module" else "attribute")
-            return key
-        origin = origin_of(_outside_call(sys._getframe(2)))  # made on the fly: nn.Softplus()(x)
-        return self._call_event(origin, match, "module")
-
-    def current_site(self, operator: str | None) -> Key | None:
-        """Return the site whose code runs now; None if no catalogued call is on the way."""
-        running = [key for key in self._current if key is not None]
-        if running:
-            return running[-1]
-        top = self._stack[-1] if self._stack else None
-        if top is None or top.key is not None:
-            return top.key if top is not None else None
-        inner = inner_operators(top.module)
-        if inner:
-            return ("fused", top.path, operator if operator in inner else inner[0])
-        if isinstance(top.module, torch.jit.ScriptModule):
-            return ("fused", top.path, "TorchScript")
-        return None
-
-    def current_path(self) -> str:
-        """Return the path of the module whose code runs now."""
-        return self._stack[-1].path if self._stack else ""
-
-    def _count(self, key: Key, match: Match, how: str, origin: Origin | None = None, reason: str = "") -> Event:
-        event = self.recording.events.get(key)
-        if event is None:
-            event = self.recording.events[key] = Event(key, match, how, reason=reason)
-            if origin is not None:
-                event.file, event.line = origin.file, origin.line
-        event.runs += 1
-        if origin is not None and origin.steps and key[0] == "call":
-            event.chains.add(origin.steps)
-        return event
-
-    def _call_event(self, origin: Origin, match: Match, how: str) -> Key:
-        key: Key
-        top = self._stack[-1] if self._stack else None
-        owner = self._places.tree.path_of(origin.owner) if origin.owner is not None else None
-        node = None if top is None else _running_node(top.module, origin.frames[0] if origin.frames else None)
-        if top is not None and node is not None:
-            key = ("node", top.path, node)
-            self._count(key, match, "node", origin)
-            return key
-        if owner is None or not origin.steps:
-            inside = f"{type(top.module).__name__ if top else 'the model'} ({match.operator.name})"
-            key = ("fused", top.path if top else "", inside)
-            self._count(key, match, "fused", origin, "it runs inside torch's own code, which is not edited")
-            return key
-        last = origin.steps[-1]
-        key = call_key(owner, last)
-        event = self._count(key, match, how, origin)
-        event.line = last.end[0] if event.line is None else event.line
-        return key
-
-    def _site_of(self, func: Any, match: Match | None) -> Key | None:
-        """Count a catalogued function that runs now and return its site, None inside a recognised module."""
-        top = self._stack[-1] if self._stack else None
-        if top is not None and top.site:
-            return None
-        if top is not None and match is not None and is_opened_kernel(sys._getframe(2)):
-            return ("fused", top.path, match.operator.name)  # what is left of a kernel is no call of the author's
-        origin = origin_of(sys._getframe(1))
-        library = origin.library_module
-        if library is not None and (top is None or library is not top.module):
-            direct = self._places.match_of(library)  # self.act.forward(x)
-            slots = self._places.slots_of(library)
-            if direct is not None and slots:
-                key = self._places.slot_key(slots[0])
-                self._count(key, direct, "module")
-                return key
-        wrapped = self._places.recognised_frame(origin, self.running_paths())
-        if wrapped is not None:
-            through, wrapped_match, outer = wrapped
-            if through is not None:
-                self._count(through, wrapped_match, "attribute", origin)
-                return through
-            return self._call_event(outer, wrapped_match, "function")
-        if match is None:
-            return None
-        if origin.in_autograd_function is not None:
-            key = ("fused", top.path if top else "", f"autograd.Function {origin.in_autograd_function.__qualname__}")
-            self._count(key, match, "fused", origin, "an autograd.Function's backward would stay as it is")
-            return key
-        held = self._places.held_callables(func, origin, self.running_paths())
-        if held:
-            caller = next((frame for frame in reversed(self._stack) if frame.path == held[0].owner), self._stack[-1])
-            slot = self._used(caller, func, held, origin.frames[0] if origin.frames else None)
-            key = self._places.slot_key(slot)
-            self._count(key, self._places.match_of(slot.value) or match, "attribute", origin)
-            return key
-        return self._call_event(origin, match, "method" if is_tensor_method(func) else "function")
-
-    def running_paths(self) -> list[str]:
-        """Return the paths of the modules whose calls are in progress, the innermost first."""
-        return [frame.path for frame in reversed(self._stack)]
-
-    def key_of(self, module: nn.Module) -> Key | None:
-        """Return the site at which a module is being called, None where its forward is called directly."""
-        top = self._stack[-1] if self._stack else None
-        return top.key if top is not None and top.module is module else None
 
     # -- torch functions -------------------------------------------------------------------------------------------------
 
@@ -443,125 +198,10 @@ class Recorder(TorchFunctionMode):
             self._note_source(place, result)
         return result
 
-    # -- idioms ------------------------------------------------------------------------------------------------------
-
-    def _evaluation(self, frame: types.FrameType, idiom: Idiom) -> Evaluation | None:
-        """Return the evaluation of an idiom that is in progress; None where no module's method is on the way to it."""
-        known = self._evaluations.get((frame, idiom))
-        if known is None:
-            origin = origin_of(frame)
-            owner = None if origin.owner is None else self._places.tree.path_of(origin.owner)
-            if owner is None or not origin.steps:
-                return None
-            last = replace(origin.steps[-1], end=idiom.spans[0][2:], written=idiom.spans)
-            known = Evaluation(call_key(owner, last), (*origin.steps[:-1], last))
-            self._evaluations[frame, idiom] = known
-        return known
-
-    def idiom_key(self, frame: types.FrameType) -> Key | None:
-        """Return the key of the idiom that is a call in progress, with all that it does."""
-        place = self._idioms.of(frame)
-        if place is None or place[1].idiom is None or not place[1].is_whole:
-            return None
-        evaluation = self._evaluation(place[0], place[1].idiom)
-        return None if evaluation is None else evaluation.key
-
-    def _note_source(self, place: tuple[types.FrameType, Position], result: Any) -> None:
-        """Keep the value of an operation that makes an idiom's source."""
-        frame, position = place
-        evaluation = None if position.source_of is None else self._evaluation(frame, position.source_of)
-        if evaluation is not None:
-            evaluation.source = _tensors_in(result)
-
-    def _begins(self, evaluation: Evaluation, args: Any) -> None:
-        if not evaluation.source:
-            evaluation.source = [t for t in _tensors_in(args) if all(t is not made for made in evaluation.made)]
-
-    def _last_of(self, evaluation: Evaluation, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run the operation that makes an idiom's value."""
-        return self._run(evaluation.key, func, args, kwargs)
-
-    def _idiom_call(
-        self, place: tuple[types.FrameType, Position], evaluation: Evaluation, func: Any, args: Any, kwargs: Any
-    ) -> Any:
-        """Run one operation of an idiom; with the last one the idiom has run, and is one node."""
-        frame, position = place
-        idiom = position.idiom
-        assert idiom is not None
-        if position.is_whole:
-            self._begins(evaluation, (args, kwargs))
-            result = self._last_of(evaluation, func, args, kwargs)
-        else:
-            result = self._run(evaluation.key, func, args, kwargs)
-        made = _tensors_in(result)
-        if made:  # not so for x.dtype
-            self._begins(evaluation, (args, kwargs))
-            evaluation.made += made
-        if not evaluation.made:
-            del self._evaluations[frame, idiom]
-        if position.is_whole and made:
-            self._ran(place, evaluation)
-            tape = self._stack[-1].open_tape
-            if tape is not None:
-                node = tape.compound(idiom.match.operator.name, evaluation.source)
-                node.meta["dcs_key"] = evaluation.key
-                tape.own_all(result, node)
-        return result
-
-    def _applied_call(self, applied: Any, place: Any, evaluation: Evaluation, func: Any, args: Any, kwargs: Any) -> Any:
-        """Run one operation of an autograd.Function that is an idiom with the other arguments that it is given."""
-        frame, cls, given = applied
-        top = self._stack[-1]
-        if frame not in self._compounds:
-            self._ran(place, evaluation)
-            self.recording.functions[evaluation.key] = cls.apply
-            node = None if top.open_tape is None else top.open_tape.compound(cls.__name__, given)
-            if node is not None:
-                node.meta["dcs_key"] = evaluation.key
-            self._compounds[frame] = (evaluation.key, node)
-        key, node = self._compounds[frame]
-        result = self._run(key, func, args, kwargs)
-        if node is not None and top.open_tape is not None:
-            top.open_tape.own_all(result, node)
-        return result
-
-    def _ran(self, place: tuple[types.FrameType, Position], evaluation: Evaluation) -> None:
-        """Count an idiom that has run."""
-        frame, position = place
-        assert position.idiom is not None
-        self._evaluations.pop((frame, position.idiom), None)
-        event = self._count(evaluation.key, position.idiom.match, "idiom")
-        event.chains.add(evaluation.steps)
-        event.file, event.line = short_file(frame.f_code.co_filename), position.idiom.spans[0][2]
-
-    def _whole(self, func: Any) -> Key | None:
-        """Return a key for a function of torch that no row lists: a kernel in it (``F.lp_pool2d``) is its own affair."""
-        top = self._stack[-1] if self._stack else None
-        if not isinstance(func, types.FunctionType) or func.__module__ != nn.functional.__name__ or (top and top.site):
-            return None
-        return ("fused", top.path if top else "", f"F.{func.__name__}")
-
-    def _run(self, key: Key | None, func: Any, args: Any, kwargs: Any) -> Any:
-        self._current.append(key)
-        try:
-            result = func(*args, **kwargs)
-        finally:
-            self._current.pop()
-        if key is not None:
-            self._keep_version(key, result)
-        return result
-
-    def _keep_version(self, key: Key, output: Any) -> None:
-        event = self.recording.events.get(key)
-        if event is None or event.match.operator.role != "normalization" or not isinstance(output, torch.Tensor):
-            return
-        if not output.is_inference():  # such tensors have no version
-            self._outputs.append((key, output, output._version))
-
-    def _running(self, top: _Frame) -> tuple[types.FrameType, Occurrence, bool] | None:
+    def _running(self, top: Frame) -> tuple[types.FrameType, Occurrence, bool] | None:
         """Return the frame of a GraphModule's code, the occurrence that it is at, and whether it is at its books only."""
-        frame = _code_of_graph(top.module, sys._getframe(2))
-        name = _running_node(top.module, frame)
+        frame = code_of_graph(top.module, sys._getframe(2))
+        name = running_node(top.module, frame)
         if frame is None or name is None or top.path == "?":
             return None
         sites = self._places.graph(top.path)
@@ -572,7 +212,7 @@ class Recorder(TorchFunctionMode):
 
     def _node_call(
         self,
-        top: _Frame,
+        top: Frame,
         frame: types.FrameType,
         occurrence: Occurrence,
         aside: bool,
@@ -632,10 +272,6 @@ class Recorder(TorchFunctionMode):
 _OURS = REPLACED | {irelu, pass_on}
 
 
-def _tensors_in(value: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-
-
 def _match(func: Any) -> Match | None:
     if func is irelu:
         return None
@@ -643,52 +279,3 @@ def _match(func: Any) -> Match | None:
         return match_function(func)
     except TypeError:
         return None
-
-
-def _keywords() -> dict[str, Any]:
-    """Return the keyword arguments of the module call whose pre-hook runs: a global hook is not given them."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name not in ("_call_impl", "_wrapped_call_impl"):
-        frame = frame.f_back
-    return dict(frame.f_locals.get("kwargs", {})) if frame is not None else {}
-
-
-def _outside_call(frame: types.FrameType | None) -> types.FrameType | None:
-    """Return the frame that called the module whose pre-hook runs now."""
-    while frame is not None and frame.f_code.co_name not in ("_call_impl", "_wrapped_call_impl"):
-        frame = frame.f_back
-    while frame is not None and frame.f_code.co_name in ("_call_impl", "_wrapped_call_impl"):
-        frame = frame.f_back
-    return frame
-
-
-def _code_of_graph(module: nn.Module, frame: types.FrameType | None) -> types.FrameType | None:
-    """Return the frame of a GraphModule's generated code, from which something was called."""
-    while frame is not None and frame.f_code not in BOUNDARIES:
-        if frame.f_code.co_name == "forward" and frame.f_locals.get("self") is module:
-            return frame
-        frame = frame.f_back
-    return None
-
-
-def _running_node(module: nn.Module, frame: types.FrameType | None) -> str | None:
-    """Return the name of the node that a GraphModule's generated code, one line a node, is at."""
-    if not isinstance(module, fx.GraphModule) or frame is None:
-        return None
-    if frame.f_code.co_name != "forward" or frame.f_locals.get("self") is not module:
-        return None
-    line = _ASSIGNMENT.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno))
-    return None if line is None else line[1]
-
-
-def _detached(value: Any) -> Any:
-    """Copy the tensors of a value: the model may go on to change them in place."""
-    return pytree.tree_map_only(torch.Tensor, lambda t: t.detach().clone().requires_grad_(t.requires_grad), value)
-
-
-@contextlib.contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
-    """Run with a fixed random state and leave the caller's as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change the generators of other devices, too
-        yield

@@ -19,14 +19,14 @@ from torch import nn
 from dcsurgery.capture.graphs import Key, call_key
 from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
-from dcsurgery.capture.recording import Event
+from dcsurgery.capture.recorded import Event
 from dcsurgery.capture.written import idioms_of_node
 from dcsurgery.catalog import Match, match_method, match_module
 from dcsurgery.errors import Refused
 from dcsurgery.idioms import Idiom, Surroundings
 from dcsurgery.instance_functions import instance_roots
+from dcsurgery.methods import function_in, methods_of
 from dcsurgery.recognition import is_library_code, recognise
-from dcsurgery.rewriting import function_in, methods_of
 from dcsurgery.sites import CallStep
 from dcsurgery.source import CodeKey, FunctionNode, call_end, code_key, function_node, mangled, span_of
 from dcsurgery.subclass import original_class

@@ -13,11 +13,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from dcsurgery.capture.control_flow import unfolded
-from dcsurgery.capture.recording import seeded
 from dcsurgery.checks.failing import first_line, raise_if_memory
 from dcsurgery.checks.outputs import named_tensors
 from dcsurgery.copying import in_double
 from dcsurgery.example_inputs import arguments, converted, eagerly, fresh
+from dcsurgery.seeding import seeded
 
 __all__ = ["Derivatives", "Function", "derivatives_of", "in_float64"]
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcsurgery.capture.recording import seeded
 from dcsurgery.checks.failing import raise_if_memory
 from dcsurgery.checks.outputs import equal, named_tensors
 from dcsurgery.copying import copied
@@ -16,6 +15,7 @@ from dcsurgery.errors import SurgeryError
 from dcsurgery.example_inputs import call, preserved
 from dcsurgery.plans import Plan
 from dcsurgery.report import Check
+from dcsurgery.seeding import seeded
 from dcsurgery.surgery import apply_plan
 
 __all__ = ["check_identity", "check_undo"]

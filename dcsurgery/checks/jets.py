@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dcsurgery.capture.recording import seeded
 from dcsurgery.checks.failing import first_line, raise_if_memory
 from dcsurgery.checks.functional import Function, in_float64
 from dcsurgery.checks.outputs import tensors_of
 from dcsurgery.report import Check
+from dcsurgery.seeding import seeded
 
 __all__ = ["check_jets"]
 

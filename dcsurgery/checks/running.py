@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from dcsurgery.capture.recording import Recording, seeded
+from dcsurgery.capture.recorded import Recording
 from dcsurgery.copying import copied
 from dcsurgery.example_inputs import call, preserved, unfit
 from dcsurgery.oracle import Watched, watch
 from dcsurgery.plans import Edit
+from dcsurgery.seeding import seeded
 from dcsurgery.witness import Witness
 
 __all__ = ["run", "watched", "watched_with_new_values"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcsurgery.checks.outputs import equal
+from dcsurgery.paths import PathSet
 from dcsurgery.plans import Edit
 from dcsurgery.report import Check
 
@@ -30,9 +31,9 @@ def check_keys(original: nn.Module, edited: nn.Module, edits: Collection[Edit]) 
     """Every surviving tensor has its key and its value; nothing but norms' and replaced activations' tensors went."""
     old, new = original.state_dict(), edited.state_dict()
     folded = {str(e.settings.get("into")) for e in edits if e.action == "fold"}
-    owners = {_slot_path(edit) for edit in edits if edit.action in _GONE and edit.place is not None}
+    owners = PathSet(_slot_path(edit) for edit in edits if edit.action in _GONE and edit.place is not None)
     missing = [key for key in old if key not in new]
-    lost = [key for key in missing if not any(key.startswith(f"{owner}.") or not owner for owner in owners)]
+    lost = [key for key in missing if not (owners.is_above(key) or owners.covers(""))]
     kept = [key for key in old if key in new]
     changed = [
         key

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcsurgery.capture.recording import Recording
+from dcsurgery.capture.recorded import Recording
 from dcsurgery.checks.failing import first_line, raise_if_memory
 from dcsurgery.checks.functional import Derivatives, Function, derivatives_of
 from dcsurgery.checks.outputs import refusal

@@ -86,8 +86,7 @@ def _head(command: str, code: int) -> dict[str, Any]:
 
 
 def _counts(census: Census) -> dict[str, Any]:
-    whole = census.to_dict()
-    return {key: whole[key] for key in ("model", "inputs_given", "counts")}
+    return {"model": census.model, "inputs_given": census.inputs_given, "counts": census.counts}
 
 
 def _plain(value: Any) -> Any:

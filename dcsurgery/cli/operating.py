@@ -172,7 +172,9 @@ def _operate(
         screen.document(plan_document(command, plan, census, {**about, "output": None}))
         return 0
     code = 0 if surgery.report.ok else CHECK_FAILED
-    document = surgery_document(command, code, surgery, census, {**about, "output": to.model if keep else None})
+    document = {}
+    if to.report is not None or screen.as_json:
+        document = surgery_document(command, code, surgery, census, {**about, "output": to.model if keep else None})
     if to.report is not None:
         write_text(to.report, to_json(document) + "\n")
     _show(screen, surgery, to, keep)
@@ -212,7 +214,8 @@ def _show(screen: Screen, surgery: Surgery, to: Destination, kept: bool) -> None
     report = surgery.report
     for warning in report.warnings:
         screen.warn(warning)
-    screen.show(tables.edits_table(surgery.plan), *tables.checks_tables(report))
+    if screen.shows:
+        screen.show(tables.edits_table(surgery.plan), *tables.checks_tables(report))
     for line in (*report.done, *(f"left alone: {site}" for site in report.left_alone)):
         screen.detail(line)
     if not report.ok:

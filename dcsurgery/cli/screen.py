@@ -45,6 +45,11 @@ class Screen:
         """Columns of stdout."""
         return self._out.width
 
+    @property
+    def shows(self) -> bool:
+        """Whether `show` prints anything: the tables of a large model take time to make."""
+        return not (self.quiet or self.as_json)
+
     def show(self, *parts: RenderableType) -> None:
         """Print for a person who watches; not with ``--quiet`` or ``--json``."""
         if not self.quiet:

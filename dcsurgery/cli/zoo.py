@@ -12,7 +12,6 @@ from typer.core import TyperGroup
 
 from dcsurgery.cli import options
 from dcsurgery.cli.documents import zoo_document
-from dcsurgery.cli.outputs import check_writable
 from dcsurgery.cli.screen import screen_for
 from dcsurgery.errors import BadInput
 
@@ -141,9 +140,11 @@ def build_model(
 ) -> int:
     """Build a model with fresh weights and write a checkpoint in OCP's layout."""
     with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
-        check_writable(output, (), force)
+        from dcsurgery import files
+
+        files.check_output(output, None, force)
         if inputs is not None:
-            check_writable(inputs, (output,), force)
+            files.check_output(inputs, output, force)
         given = _values(values or [])
         with screen.steps(3) as begin:
             begin("importing")

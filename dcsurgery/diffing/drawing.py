@@ -17,13 +17,13 @@ from dcsurgery.calls import pass_on
 from dcsurgery.capture.graphs import REPLACED, Key, ModuleGraph, key_of
 from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
-from dcsurgery.capture.recording import seeded
 from dcsurgery.census import Census, site_key
 from dcsurgery.diffing.compounds import Compound, compounds_in
 from dcsurgery.diffing.network import ROOT, Edge, Network, Node
 from dcsurgery.example_inputs import call, preserved
 from dcsurgery.paths import PathSet, lineage
 from dcsurgery.recurrent import UnfuseRecurrent
+from dcsurgery.seeding import seeded
 from dcsurgery.sites import Site
 from dcsurgery.standins import DeletedNorm
 from dcsurgery.subclass import amendments_of, original_class

@@ -94,9 +94,18 @@ def import_module(name: str) -> ModuleType:
         return known
     if name.startswith("deepxde."):
         os.environ.setdefault("DDE_BACKEND", "pytorch")
+    if name.startswith("fairchem."):
+        _provide_what_fairchem_imports()
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), _same_default_device():
         warnings.simplefilter("ignore")
         return importlib.import_module(name)
+
+
+def _provide_what_fairchem_imports() -> None:
+    # fairchem-core 1.x imports packages that it does not declare; the zoo has stand-ins. By name: it can be left out. What
+    # is wrong with the installation, the import of the module itself will tell.
+    with contextlib.suppress(Exception):
+        importlib.import_module("dcsurgery.zoo.ocp.fairchem").require()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from torch import nn
 from dcsurgery.collection import uncollected
 from dcsurgery.errors import BadInput, SurgeryError, UnsafeFile
 from dcsurgery.files import checkpoints
-from dcsurgery.files.installed import import_files, looks_like_user_module
+from dcsurgery.files.installed import import_files, import_module, looks_like_user_module
 from dcsurgery.files.kinds import READABLE, Kind, kind_of, open_model_file, refusal
 from dcsurgery.files.safe_globals import Policy
 from dcsurgery.files.safe_pickle import Named, objections, rehearse, safe_load, safe_unpickle
@@ -69,7 +69,9 @@ def load(path: str | Path, trust: bool = False, imports: Sequence[str | Path] = 
     return read(path, trust=trust, imports=imports).model
 
 
-def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path] = ()) -> ModelFile:
+def read(
+    path: str | Path, *, trust: bool = False, imports: Sequence[str | Path] = (), mapped: bool = False
+) -> ModelFile:
     """Read a model from what torch.save or torch.export.save wrote.
 
     Parameters
@@ -81,6 +83,8 @@ def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path]
         Execute whatever the file says, as ``torch.load(weights_only=False)`` does.
     imports
         Python files that define the model's own classes; they are imported, and the file may use them.
+    mapped
+        Leave tensor data in the file until it is used. Only for a file that nobody changes meanwhile.
 
     Returns
     -------
@@ -109,7 +113,7 @@ def read(path: str | Path, *, trust: bool = False, imports: Sequence[str | Path]
             return ModelFile(
                 path, "program", _guarded(path, lambda: _program(file, trust), writer="torch.export.save"), **origin
             )
-    value = load_value(path, trust=trust, imports=imports)
+    value = load_value(path, trust=trust, imports=imports, mapped=mapped)
     if isinstance(value, torch.fx.GraphModule):
         return ModelFile(path, "graph-module", value, **origin)
     if isinstance(value, nn.Module):
@@ -142,6 +146,7 @@ def load_value(
     trust: bool = False,
     imports: Sequence[str | Path] = (),
     accept: frozenset[Kind] = READABLE,
+    mapped: bool = False,
 ) -> Any:
     """Return whatever torch.save or pickle wrote to a file; parameters and errors as in `read`."""
     with open_model_file(path) as file:
@@ -154,7 +159,9 @@ def load_value(
         policy = Policy(modules)
         _refuse_unsafe(path, _guarded(path, lambda: _names(file, kind)), policy)
         file.seek(0)
-        return _guarded(path, lambda: (safe_unpickle if kind is Kind.PICKLE else safe_load)(file, policy))
+        if kind is Kind.PICKLE:
+            return _guarded(path, lambda: safe_unpickle(file, policy))
+        return _guarded(path, lambda: safe_load(path if mapped and kind is Kind.TORCH_ZIP else file, policy))
 
 
 def import_named(path: Path, *, trust: bool = False, imports: Sequence[str | Path] = ()) -> None:
@@ -174,7 +181,7 @@ def import_named(path: Path, *, trust: bool = False, imports: Sequence[str | Pat
         if trust:
             for module in {symbol.module for symbol in named}:
                 with contextlib.suppress(Exception):
-                    importlib.import_module(module)
+                    import_module(module)
             return
         bad = objections(named, Policy(modules))  # looks up every name, which imports its module if that is allowed
     if not bad and not any(_names_a_module(symbol) for symbol in named):
@@ -263,6 +270,8 @@ def _load_trusted(file: IO[bytes], kind: Kind, modules: dict[str, types.ModuleTy
                 for holder in modules.values():
                     if hasattr(holder, name.partition(".")[0]):
                         return super().find_class(holder.__name__, name)
+            if module.startswith("fairchem."):
+                import_module(module)  # with what it imports and does not declare
             return super().find_class(module, name)
 
     if kind is Kind.PICKLE:

@@ -148,7 +148,7 @@ def prepare(expected: Mapping[str, Any] | None = None, modules: Iterable[str] = 
     modules
         Modules to import.
     """
-    from dcsurgery.files import reading
+    from dcsurgery.files import installed, reading
 
     with contextlib.suppress(Exception):
         if expected is not None and expected["source"] is not None:
@@ -156,7 +156,7 @@ def prepare(expected: Mapping[str, Any] | None = None, modules: Iterable[str] = 
             reading.import_named(Path(expected["source"]), trust=expected["trust"], imports=imports)
     for module in modules:
         with contextlib.suppress(Exception):
-            importlib.import_module(module)
+            installed.import_module(module)
 
 
 @uncollected()
@@ -177,7 +177,7 @@ def answer(job: Mapping[str, Any]) -> None:
             told["description"] = {"tensor": describe_weights(weights)}
         else:
             inputs = torch.load(job["inputs"], map_location="cpu", weights_only=False) if job["inputs"] else None
-            model = reading.read(path, **options).model
+            model = reading.read(path, **options, mapped=True).model  # nobody else knows of the file yet
             told["description"] = (
                 describe(model, inputs)
                 if not job.get("script")

@@ -16,6 +16,7 @@ import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import torch
@@ -247,8 +248,11 @@ def safe_unpickle(file: IO[bytes], policy: Policy) -> Any:
     return machine.load()
 
 
-def safe_load(file: IO[bytes], policy: Policy) -> Any:
-    """Load what torch.save wrote, zip or older format, on the CPU, under a policy."""
+def safe_load(file: IO[bytes] | Path, policy: Policy) -> Any:
+    """Load what torch.save wrote, zip or older format, on the CPU, under a policy.
+
+    The tensors of a zip archive that is given by its path stay in the file until they are used.
+    """
     module = types.SimpleNamespace(
         __name__="dcsurgery.files.safe_pickle",
         Unpickler=_machine(policy),
@@ -256,7 +260,9 @@ def safe_load(file: IO[bytes], policy: Policy) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.load(file, map_location="cpu", pickle_module=module, weights_only=False)
+        return torch.load(
+            file, map_location="cpu", pickle_module=module, weights_only=False, mmap=isinstance(file, Path)
+        )
 
 
 def safe_load_bytes(data: bytes, policy: Policy) -> Any:

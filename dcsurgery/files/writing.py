@@ -10,7 +10,8 @@ import contextlib
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,9 +95,12 @@ def write(
     value = _content(model, written, like, record)
     temporary = temporary_beside(path)
     try:
-        with _reader(model, like, process) as reader:
+        with _reader(model, like, process) as reader, ThreadPoolExecutor(1) as beside:
             _dump(value, temporary, path, model)
+            settled = beside.submit(_settle, temporary)  # a disk may take longer than the comparison
             compare(model, temporary, path, written, like, example_inputs, reader)
+            with _telling_disk(path):
+                settled.result()
         if check is not None:
             check(model, reread(temporary, path, like))
         if os.path.lexists(path) and not force:
@@ -198,28 +202,39 @@ def _content(model: nn.Module, written: str, like: ModelFile | None, record: Map
 
 
 def _dump(value: Any, temporary: Path, path: Path, model: nn.Module) -> None:
+    with _telling_disk(path):
+        try:
+            with temporary.open("wb") as file, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if isinstance(value, bytes):
+                    file.write(value)
+                elif isinstance(value, torch.export.ExportedProgram):
+                    write_program(value, file)
+                else:
+                    torch.save(value, file)
+        except (pickle.PicklingError, AttributeError, TypeError, SurgeryError, RecursionError) as error:
+            raise _not_picklable(model, path, error) from None
+        except RuntimeError as error:  # torch's archive writer reports a full disk so
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BadInput(f"cannot be written: {line}", where=str(path), fix="is the disk full?") from None
+
+
+def _settle(temporary: Path) -> None:
+    """Wait until a file is on the disk."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _telling_disk(path: Path) -> Iterator[None]:
     try:
-        with temporary.open("wb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if isinstance(value, bytes):
-                file.write(value)
-            elif isinstance(value, torch.export.ExportedProgram):
-                write_program(value, file)
-            else:
-                torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
     except OSError as error:
         raise BadInput(
             f"cannot be written: {error.strerror or error}",
             where=str(path),
             fix="free some space, or choose another disk",
         ) from None
-    except (pickle.PicklingError, AttributeError, TypeError, SurgeryError, RecursionError) as error:
-        raise _not_picklable(model, path, error) from None
-    except RuntimeError as error:  # torch's archive writer reports a full disk so
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"cannot be written: {line}", where=str(path), fix="is the disk full?") from None
 
 
 def _not_picklable(model: nn.Module, path: Path, error: Exception) -> BadInput:

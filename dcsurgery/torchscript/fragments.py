@@ -12,8 +12,8 @@ from torch import nn
 
 from dcsurgery.copying import copied
 from dcsurgery.errors import SurgeryError
+from dcsurgery.methods import methods_of
 from dcsurgery.recognition import is_library_code
-from dcsurgery.rewriting import methods_of
 from dcsurgery.subclass import original_class
 from dcsurgery.torchscript.functions import function_or_none
 from dcsurgery.torchscript.importing import import_module

@@ -8,7 +8,8 @@ from torch import nn
 
 from dcsurgery.capture.graphs import Key
 from dcsurgery.capture.places import Places
-from dcsurgery.capture.recording import Evaluation, Recorder
+from dcsurgery.capture.recorded import Evaluation
+from dcsurgery.capture.recording import Recorder
 
 if TYPE_CHECKING:
     from dcsurgery.witness.witness import Witness

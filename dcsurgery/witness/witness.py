@@ -23,7 +23,7 @@ from torch import fx, nn
 from dcsurgery.capture.graphs import Key, call_key
 from dcsurgery.capture.origin import origin_of
 from dcsurgery.capture.places import Places
-from dcsurgery.capture.recording import Evaluation, Recording
+from dcsurgery.capture.recorded import Evaluation, Recording
 from dcsurgery.catalog import match_function, match_kernel
 from dcsurgery.census import site_key
 from dcsurgery.label_outputs import check_outputs, map_labels

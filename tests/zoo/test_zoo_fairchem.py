@@ -91,3 +91,12 @@ def test_nothing_of_fairchem_is_imported_before_a_model_is_built():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_pickled_model_is_read_where_nothing_was_prepared(tmp_path):
+    torch.save(build("schnet"), tmp_path / "model.pt")
+    code = "import sys, dcsurgery as dcs; print(type(dcs.load(sys.argv[1])).__name__)"
+    for more in ("", ", trust=True"):
+        words = [sys.executable, "-c", code.replace("argv[1]", f"argv[1]{more}"), str(tmp_path / "model.pt")]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == "SchNetWrap", done.stderr

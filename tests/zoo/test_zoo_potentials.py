@@ -112,6 +112,22 @@ def test_raw_outputs_times_the_scale_are_the_physical_ones(name):
 
 @ocp
 @quiet
+@pytest.mark.parametrize(("name", "backend"), [*OCP, ("gemnet-oc", "auto")])
+def test_use_pbc_selects_in_fairchems_models_too(name, backend):
+    model, cut = (model_of(name, backend, use_pbc=use) for use in (True, False))
+    slab = example_batch("slab")
+    free = slab.clone()
+    free.pbc = torch.zeros_like(slab.pbc)
+    got, expected = (zoo.energy_and_forces(m, b) for m, b in ((cut, slab), (model, free)))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected[1].abs().max()))
+    assert not torch.allclose(zoo.energy(model, slab), got[0], rtol=1e-4)
+    training = zoo.energy_and_forces(cut, slab, create_graph=True)
+    sum(value.square().sum() for value in training).backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in cut.parameters())
+
+
+@ocp
+@quiet
 def test_gemnet_oc_gives_forces_in_float32_and_says_that_it_has_no_other_precision():
     model, batch = model_of("gemnet-oc"), example_batch()
     energy, forces = zoo.energy_and_forces(model, batch)

@@ -45,6 +45,7 @@ class CGCNN(nn.Module):
 
     #: Atomic numbers that it has codes of.
     elements = tuple(range(1, 101))
+    embedding: Tensor
 
     def __init__(
         self,

@@ -169,7 +169,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         fix = f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(MODELS))}"
         raise BadInput(f"unknown fairchem model {name!r}", where="config", fix=fix)
     require()
-    model_class = _class(name)
+    model_class = _class(name, periodic=bool(values.get("use_pbc", True)))
     given = {key: value for key, value in values.items() if key != "scale_file"}
     arguments = {**_dead_arguments(model_class), **given}
     _check_arguments(name, model_class, arguments)
@@ -239,8 +239,11 @@ def edited_model(**values: Any) -> nn.Module:
     return model
 
 
-def _class(name: str) -> type[nn.Module]:
+def _class(name: str, *, periodic: bool) -> type[nn.Module]:
     with _quiet():
+        if name == "painn" and not periodic:
+            mended: type[nn.Module] = importlib.import_module("dcsurgery.zoo.ocp.fairchem_painn").PaiNN
+            return mended
         importlib.import_module(MODELS[name])
         registry = importlib.import_module("fairchem.core.common.registry").registry
     model_class: type[nn.Module] = registry.get_model_class(name)
