@@ -25,6 +25,7 @@ data = typer.Typer(
     cls=OneLineGroup,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
+    add_completion=False,
     help="Read, describe, convert, split and generate data sets.",
 )
 app = data

@@ -181,7 +181,7 @@ def test_labels_are_those_of_the_force_field_and_the_file_is_a_data_set(field, t
 
 
 def test_three_vibrations_share_the_energy_of_the_temperature(field, tmp_path):
-    settings = WalkerSettings(1500, 100, 0, 300.0, interval=40, equilibration=400, friction=0.05)
+    settings = WalkerSettings(1500, 100, 0, 300.0, interval=20, equilibration=300, friction=0.05)
     data = load(run_walkers(field, settings, tmp_path / "w.npz"))
     kT = 0.0019872 * 300
     # Potential energy of n harmonic vibrations: mean n kT / 2, variance n (kT)² / 2.

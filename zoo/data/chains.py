@@ -8,6 +8,8 @@ import os
 import queue
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -154,16 +156,24 @@ _WORKER: dict[str, Any] = {}
 
 def _adopt(reports: Any, stop: Any, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent tells the others what to do
-    _WORKER.update(reports=reports, stop=stop, parent=parent)
+    _WORKER.update(reports=reports, stop=stop)
+    threading.Thread(target=_outlive_nobody, args=(parent,), daemon=True).start()
+
+
+def _outlive_nobody(parent: int) -> None:
+    # A parent that is killed cannot tell its workers, and an idle one would wait for work for ever. Chains are saved
+    # every few seconds.
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _chain(settings: Settings, path: Path) -> None:
     """Run one chain in a worker; its file is there already if an earlier run finished it."""
 
     def alive() -> None:
-        # Told to stop, or left alone by a parent that was killed: save and end.
-        if _WORKER["stop"].is_set() or os.getppid() != _WORKER["parent"]:
-            raise KeyboardInterrupt
+        if _WORKER["stop"].is_set():
+            raise KeyboardInterrupt  # saves the chain
 
     def report(frames: int) -> None:
         alive()
