@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from dcsurgery.cli import options
 from dcsurgery.cli import zoo_training_options as training
@@ -23,37 +20,7 @@ __all__ = ["ablate", "figure", "table", "train"]
 DIVERGED = 1
 
 
-class PotentialsOrPinns(TyperCommand):
-    """A command for potentials that hands over to the PINNs' command where the words name one of those.
-
-    The PINNs have options of their own, so the words decide before any option is read.
-    """
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Parse the words with the command that they are meant for."""
-        name = next((pinn for command, meant, pinn in _PINNS if command == info_name and any(map(meant, args))), None)
-        if name is None:
-            return super().make_context(info_name, args, parent=parent, **extra)
-        from dcsurgery.cli import zoo_pde
-
-        other = _app(str(info_name), getattr(zoo_pde, name))
-        return typer.main.get_command(other).make_context(info_name, args, parent=parent, **extra)
-
-
-#: Command, which words mean a PINN, and the function of ``dcsurgery.cli.zoo_pde`` that is called then.
-_PINNS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
-    ("train", lambda word: re.fullmatch(r"pinn-[a-z-]*", word) is not None, "train_pinn"),
-    ("table", lambda word: word in {"3", "4", "5"}, "pinn_table"),
-)
-
-
-def _app(name: str, function: Callable[..., int], cls: type[TyperCommand] | None = None) -> typer.Typer:
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(name, cls=cls)(function)
-    return app
-
-
-def train_potential(
+def train(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Model of the zoo.", show_default=False)],
     data: training.Data,
     irelu: options.Irelu = False,
@@ -129,11 +96,10 @@ def train_potential(
         for record in records:
             if record.status == "diverged":
                 screen.fail(f"{record.variant}: {record.note}")
+            elif record.note:
+                screen.warn(f"{record.variant}: {record.note}")
         screen.document({"command": "zoo train", "out": out, "runs": [_plain(record) for record in records]})
     return DIVERGED if any(record.status == "diverged" for record in records) else 0
-
-
-train = _app("train", train_potential, PotentialsOrPinns)
 
 
 def ablate(
@@ -230,7 +196,7 @@ def ablate(
     return DIVERGED if failed else 0
 
 
-def table_of_potentials(
+def table(
     number: Annotated[
         int, typer.Argument(metavar="N", help="1, 2, 6, 7, 8 or 9; 3, 4, 5 of the PINNs.", show_default=False)
     ],
@@ -261,16 +227,13 @@ def table_of_potentials(
         else:
             if data:
                 raise BadInput("--data belongs to Table 6", fix="leave it out")
-            document, shown, markdown = zoo_tables.comparison(number, runs)
+            document, shown, markdown = zoo_tables.comparison(number, runs, screen.width)
         screen.result(*shown)
         screen.document(document)
         if output is not None:
             zoo_tables.write(output, document, markdown)
             screen.show(f"wrote {output}")
     return 0
-
-
-table = _app("table", table_of_potentials, PotentialsOrPinns)
 
 
 def figure(

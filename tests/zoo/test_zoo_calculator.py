@@ -34,8 +34,9 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "seed0"
     settings = Settings(steps=6, batch_size=5, lr=5e-3, precision="float64", reference="mean")
     variant = Variant(irelu=True, rescale=True)
-    job = Job("schnet", variant, settings, DataChoice("ethanol", limit=20), str(folder), keep_model=False)
-    assert run_job(job).status == "finished"
+    job = Job("schnet", variant, settings, DataChoice("ethanol", limit=20), str(folder))
+    record = run_job(job)
+    assert (record.status, record.note) == ("finished", "")
     return folder
 
 
@@ -53,6 +54,17 @@ def test_a_rescaled_model_gives_ev_with_its_reference(run):
     assert atoms.get_potential_energy() == pytest.approx(physical * KCAL, rel=1e-6)
     raw.sum().backward()
     np.testing.assert_allclose(atoms.get_forces(), -pos.grad.numpy() * C * KCAL, rtol=1e-5, atol=1e-9)
+
+
+def test_a_model_trained_in_float64_is_kept_in_float64(run):
+    model = dcs.load(run / "model.pt")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    atoms = ethanol_atoms()
+    atoms.calc = PotentialCalculator.of_run(run)
+    of_run = atoms.get_forces()
+    record = RunRecord.load(run)
+    atoms.calc = PotentialCalculator(model, units="kcal/mol", reference=record.metrics["reference"])
+    np.testing.assert_array_equal(atoms.get_forces(), of_run)
 
 
 def test_forces_are_the_gradient(run):

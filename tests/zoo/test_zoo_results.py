@@ -136,7 +136,7 @@ def test_a_table_has_the_papers_numbers_beside_ours_and_says_what_was_not_run():
     assert rows["cgcnn", ALL].paper == [4.63, 2.96]
     assert rows["schnet", ""].cell is None
     text = table.to_markdown()
-    assert "| cgcnn | original | 3.1 ± 0.14 | 38.36 | 3.1 ± 0.14 | 8.25 | 50 % | 1e+06 | 0, 1 | a |" in text
+    assert "| cgcnn | original | 3.1 ± 0.14 | 38.36 | 3.1 ± 0.14 | 8.25 | 50 % | 1e6 | 0,1 | a |" in text
     assert "- [a] ethanol (100 train, 100 test); 50 epochs of batch 20, paper size" in text
     assert "| gemnet-dt |  | not run |" in text
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,26 @@ def test_periodic_structures_train_with_and_without_their_cells(capsys):
     code, _out, err = run(capsys, *words, "--resume", "--non-periodic")
     assert code == 2
     assert "data periodic: True -> False" in err
+
+
+def test_a_limit_takes_structures_of_every_system():
+    from dcsurgery.zoo.data.loading import load
+    from dcsurgery.zoo.data.molecules import ethanol_path
+    from dcsurgery.zoo.training.parts import DataChoice, load_parts
+
+    data = load(ethanol_path())
+    Path("systems").mkdir()
+    for system in range(4):
+        part = data.subset(slice(20 * system, 20 * system + 20))
+        shape = (20, 9, 3)
+        arrays = {"R": part.positions.reshape(shape), "F": part.forces.reshape(shape), "E": part.energies}
+        np.savez(f"systems/{system}.npz", z=part.numbers[:9], **arrays)
+    choice = DataChoice("systems", sizes=(2, 1, 1), by_system=True)
+    whole, some, fewer = (load_parts(replace(choice, limit=limit)) for limit in (None, 16, 8))
+    assert [len(whole.train), len(whole.valid), len(whole.test)] == [40, 20, 20]
+    assert len(set(some.train.systems)) == 2
+    assert set(fewer.train.energies) < set(some.train.energies) < set(whole.train.energies)
+    assert not {*whole.train.systems} & {*whole.test.systems}
 
 
 def test_a_saved_split_is_used_and_one_of_other_data_is_refused(capsys):

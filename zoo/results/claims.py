@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dcsurgery.zoo.results.groups import Cell, Setting, Statistic
+from dcsurgery.zoo.results.groups import Cell, Setting, Statistic, figure
 
 __all__ = ["CLAIMS", "MINIMUM_SEEDS", "Claim", "Verdict", "judge", "pooled_std"]
 
@@ -141,5 +141,6 @@ def _verdict(claim: Claim, setting: Setting, cells: Sequence[Cell]) -> Verdict:
     spread = pooled_std(lower, higher)
     gain = higher.mean - lower.mean
     outcome: Outcome = "reproduced" if gain > spread else "not reproduced"
-    reason = f"{claim.lower} {lower}, {claim.higher} {higher}: lower by {gain:.3g}, pooled std {spread:.3g}"
+    change = f"{'lower' if gain >= 0 else 'higher'} by {figure(abs(gain), 3)}, pooled std {figure(spread, 3)}"
+    reason = f"{claim.lower} {lower}, {claim.higher} {higher}: {change}"
     return Verdict(claim, setting.model, outcome, reason, setting)

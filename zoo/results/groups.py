@@ -11,7 +11,7 @@ from typing import Any
 
 from dcsurgery.zoo.runs import RunRecord
 
-__all__ = ["Cell", "Setting", "Statistic", "cells_of", "figure", "setting_of"]
+__all__ = ["Cell", "Setting", "Statistic", "cells_of", "figure", "power", "setting_of"]
 
 #: Numbers of structures and other facts that a setting says in words.
 _DATA = ("name", "fingerprint", "train", "valid", "test", "split", "by_system", "periodic", "references")
@@ -37,6 +37,12 @@ class Setting:
     data: dict[str, Any]
     settings: dict[str, Any]
     key: str
+
+    @property
+    def note(self) -> str:
+        """Equal for settings that differ only by the model and its library."""
+        settings = {key: value for key, value in self.settings.items() if key != "backend"}
+        return json.dumps([self.data, settings], sort_keys=True, default=str)
 
     @property
     def budget(self) -> str:
@@ -158,6 +164,12 @@ def figure(value: float, digits: int = 4) -> str:
         return f"{value:.{digits}g}"
     places = digits - 1 - math.floor(math.log10(abs(value)))
     return f"{round(value, places):g}" if abs(value) < 1e5 else f"{round(value, places):.0f}"
+
+
+def power(value: float) -> str:
+    """Return a label scale: powers of 10 as ``1e5``."""
+    text = f"{value:.0e}"
+    return text.replace("e+0", "e").replace("e-0", "e-") if float(text) == value and abs(value) >= 1e3 else f"{value:g}"
 
 
 def setting_of(record: RunRecord) -> Setting:

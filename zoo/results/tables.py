@@ -8,7 +8,7 @@ from typing import Any
 
 from dcsurgery.zoo.results import paper
 from dcsurgery.zoo.results.claims import CLAIMS, Verdict, judge
-from dcsurgery.zoo.results.groups import Cell, Setting
+from dcsurgery.zoo.results.groups import Cell, Setting, figure, power
 
 __all__ = ["COLUMNS", "VERDICT_COLUMNS", "Row", "Table", "build_table", "columns", "verdict_columns"]
 
@@ -75,8 +75,8 @@ class Table:
         }
 
     def notes(self) -> dict[str, tuple[str, Setting]]:
-        """Return a letter for every setting in the table, by the setting's key."""
-        settings = {row.setting.key: row.setting for row in self.rows if row.setting is not None}
+        """Return a letter for every data set and budget in the table, by the settings' ``note``."""
+        settings = {row.setting.note: row.setting for row in self.rows if row.setting is not None}
         return {key: (_letter(index), setting) for index, (key, setting) in enumerate(settings.items())}
 
     def to_markdown(self) -> str:
@@ -129,24 +129,24 @@ def build_table(number: int, cells: Sequence[Cell]) -> Table:
 
 def columns(row: Row, notes: Mapping[str, tuple[str, Setting]]) -> tuple[str, ...]:
     """Return a row as text, under the heads `COLUMNS`; ``notes`` are the table's."""
-    theirs = ("", "") if row.paper is None else tuple("NaN" if value is None else f"{value:g}" for value in row.paper)
-    where = "" if row.setting is None else notes[row.setting.key][0]
+    theirs = ("", "") if row.paper is None else tuple("NaN" if value is None else figure(value) for value in row.paper)
+    where = "" if row.setting is None else notes[row.setting.note][0]
     cell = row.cell
     if cell is None:
         return (row.model, row.variant, "not run", theirs[0], "not run", theirs[1], "", "", "", where)
-    seeds = ", ".join(map(str, cell.seeds))
+    seeds = ",".join(map(str, cell.seeds))
     if cell.diverged:
-        seeds += f" (diverged: {', '.join(map(str, cell.diverged))})"
+        seeds += f" (diverged: {','.join(map(str, cell.diverged))})"
     efwt = "NaN" if cell.diverged else f"{100 * cell.efwt.mean:.2g} %"
     errors = (str(cell.energy), theirs[0], str(cell.force), theirs[1])
-    return (row.model, row.variant, *errors, efwt, f"{cell.C:g}", seeds, where)
+    return (row.model, row.variant, *errors, efwt, power(cell.C), seeds, where)
 
 
 def verdict_columns(verdict: Verdict, notes: Mapping[str, tuple[str, Setting]]) -> tuple[str, ...]:
     """Return a verdict as text, under the heads `VERDICT_COLUMNS`."""
     where = ""
-    if verdict.setting is not None and verdict.setting.key in notes:
-        where = notes[verdict.setting.key][0] + (", less than the paper" if verdict.setting.reduced else "")
+    if verdict.setting is not None and verdict.setting.note in notes:
+        where = notes[verdict.setting.note][0] + (", less than the paper" if verdict.setting.reduced else "")
     return (verdict.claim.text, verdict.model, verdict.outcome, verdict.reason, where)
 
 

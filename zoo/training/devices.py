@@ -14,7 +14,7 @@ from dcsurgery.errors import BadInput
 
 try:
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 except ImportError:
     raise BadInput("training needs lightning-fabric", fix='pip install "dcsurgery[train]"') from None
 

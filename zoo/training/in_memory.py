@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -14,7 +15,7 @@ from dcsurgery.zoo.data.molecules import random_split
 from dcsurgery.zoo.training.devices import fabric_for
 from dcsurgery.zoo.training.errors import Errors, evaluate, structures_of
 from dcsurgery.zoo.training.scale import dtype_of, label_scale
-from dcsurgery.zoo.training.settings import Loss, Reference, Settings
+from dcsurgery.zoo.training.settings import Loss, Precision, Reference, Settings
 from dcsurgery.zoo.training.trainer import Trainer
 
 __all__ = ["History", "train"]
@@ -106,7 +107,7 @@ def train(
         If an argument is out of range, the model's output has a wrong shape or the loss is not finite; the message then
         names the step and the first module whose output is not finite.
     """
-    precision = "float64" if str(dtype_of(model)).endswith("float64") else "float32"
+    precision: Precision = "float64" if dtype_of(model) == torch.float64 else "float32"
     settings = Settings(
         steps=steps,
         batch_size=batch_size,
@@ -126,7 +127,7 @@ def train(
     fabric = fabric_for(device)
     told = None if progress is None else lambda *_: progress()
     trainer = Trainer(fabric, model, structures.subset(rest), settings, C=C, progress=told)
-    measured = {"C": scale, "reference": trainer.reference, "device": fabric.device}
+    measured: dict[str, Any] = {"C": scale, "reference": trainer.reference, "device": fabric.device}
     before = evaluate(model, structures.subset(test), **measured)
     trainer.run()
     after = evaluate(model, structures.subset(test), **measured)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import dcsurgery as dcs
-from dcsurgery.errors import BadInput
+from dcsurgery.errors import BadInput, SurgeryError
 from dcsurgery.zoo.registry import build, entry_of
 from dcsurgery.zoo.runs import RunRecord, describe_device, open_run
 from dcsurgery.zoo.training.devices import Fabric, fabric_for, launch
@@ -180,10 +180,20 @@ def _in_process(fabric: Fabric, job: Job) -> tuple[str, dict[str, Any], float, s
         except Diverged as error:
             return "diverged", {"steps": trainer.state.step, "C": trainer.scale}, trainer.state.wall_time, str(error)
     metrics = _metrics(job, parts, trainer) if fabric.is_global_zero else {}
-    if job.keep_model and fabric.is_global_zero:
-        dcs.save(model if surgery is None else surgery, folder / MODEL_FILE, force=True)
+    note = _keep_model(job, model if surgery is None else surgery) if job.keep_model and fabric.is_global_zero else ""
     fabric.barrier()
-    return "finished", metrics, trainer.state.wall_time, ""
+    return "finished", metrics, trainer.state.wall_time, note
+
+
+def _keep_model(job: Job, model: Any) -> str:
+    """Write ``model.pt``; return why not, where it cannot be written: the checkpoint has the weights anyway."""
+    # A checkpoint is read into a model of float32.
+    form: Any = "auto" if job.settings.precision == "float32" else "module"
+    try:
+        dcs.save(model, Path(job.folder) / MODEL_FILE, format=form, force=True)
+    except SurgeryError as error:
+        return f"model.pt was not written: {error}"
+    return ""
 
 
 def _scale(job: Job, parts: Parts) -> float:

@@ -45,7 +45,7 @@ class DataChoice:
     split
         JSON file with a saved split, instead of ``sizes`` and ``seed``.
     limit
-        Use only the first so many structures of the training set, and of each of the others.
+        Use only so many structures of the training set, and of each of the others; fewer of them are some of more.
     periodic
         False forgets cells and periodicity, as the paper's programs do.
     references
@@ -95,6 +95,9 @@ def load_parts(choice: DataChoice) -> Parts:
     if choice.limit is not None:
         if choice.limit < 1:
             raise BadInput(f"limit must be at least 1, got {choice.limit}")
+        if split.by_system:  # whose structures lie in order, system by system
+            shuffled = np.random.Generator(np.random.PCG64([choice.seed, 2]))
+            indices = [shuffled.permutation(part) for part in indices]
         indices = [part[: choice.limit] for part in indices]
     train, valid, test = indices
     if not (len(train) and len(test)):

@@ -276,7 +276,9 @@ class Trainer:
     def _over_processes(self, term: torch.Tensor) -> float:
         if self.fabric.world_size == 1:
             return term.item()
-        return float(self.fabric.all_reduce(term.detach(), reduce_op="mean"))
+        mean = self.fabric.all_reduce(term.detach(), reduce_op="mean")
+        assert isinstance(mean, torch.Tensor)
+        return mean.item()
 
     def _measured(self) -> dict[str, float]:
         assert self.valid is not None
