@@ -207,7 +207,9 @@ def _row(entry: Entry) -> dict[str, Any]:
 def _table(entries: list[Entry]) -> Table:
     from rich.table import Table
 
-    table = Table("model", "backend", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", min_width=max(len(entry.name) for entry in entries))
+    table.add_column("backend")
     table.add_column("small", justify="right")
     table.add_column("paper", justify="right")
     for heading in ("forces", "available"):
