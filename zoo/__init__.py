@@ -19,13 +19,20 @@ _HOMES = {
     "example_inputs": "potentials",
     "recipe": "recipes",
     "save_checkpoint": "registry",
+    "StructureSet": "data.structures",
+    "load_data": "data.loading",
     "load_npz": "data.molecules",
+    "random_split": "data.molecules",
     "ethanol": "data.molecules",
     "train": "training",
 }
 
+#: Names that are longer here than in their own module.
+_INSIDE = {"load_data": "load"}
+
 __all__ = [
     "Entry",
+    "StructureSet",
     "available",
     "build",
     "build_from_config",
@@ -36,7 +43,9 @@ __all__ = [
     "ethanol",
     "example_batch",
     "example_inputs",
+    "load_data",
     "load_npz",
+    "random_split",
     "recipe",
     "save_checkpoint",
     "train",
@@ -45,7 +54,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        module = import_module(f"{__name__}.{_HOMES[name]}")
+        return getattr(module, _INSIDE.get(name, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

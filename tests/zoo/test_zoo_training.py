@@ -60,8 +60,8 @@ def test_the_loss_is_equation_5(loss):
         data,
         steps=1,
         batch_size=100,
-        energy_weight=2.0,
-        force_weight=7.0,
+        alpha=2.0,
+        beta=7.0,
         loss=loss,
         C=10.0,
         held_out=2,
@@ -78,7 +78,7 @@ def test_the_loss_is_equation_5(loss):
 def test_forces_alone_are_learnt_through_the_second_derivative():
     model = Springs(1.0)
     data = springs_data()
-    history = train(model, data, steps=400, lr=0.05, energy_weight=0.0, force_weight=1.0, loss="squared", held_out=4)
+    history = train(model, data, steps=400, lr=0.05, alpha=0.0, beta=1.0, loss="squared", held_out=4)
     assert model.k.item() == pytest.approx(3.0, abs=1e-2)
     assert model.e.item() == 0.0
     assert history.after.force < 1e-2 < history.before.force
@@ -204,8 +204,8 @@ def test_forces_that_are_not_finite_are_told_from_energies():
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"lr": 0.0}, "lr must be a positive number"),
         ({"lr": float("nan")}, "lr must be a positive number"),
-        ({"energy_weight": -1.0}, "energy_weight"),
-        ({"force_weight": float("inf")}, "force_weight"),
+        ({"alpha": -1.0}, "alpha"),
+        ({"beta": float("inf")}, "beta"),
         ({"loss": "huber"}, "unknown loss 'huber'.*'absolute'"),
         ({"reference": "median"}, "unknown reference"),
         ({"C": 0.0}, "label scale C must be a positive number"),
@@ -232,7 +232,7 @@ class Returns(Springs):
     ("output", "message"),
     [
         (lambda energy, pos: pos, r"one energy per structure, shape \(3,\) or \(3, 1\), got \(6, 3\)"),
-        (lambda energy, pos: (energy, pos), "got tuple"),
+        (lambda energy, pos: "energy", "got str"),
         (lambda energy, pos: energy.detach(), "does not depend on the positions"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcsurgery.errors import BadInput
+from dcsurgery.zoo.data.npz_files import read_frames
+from dcsurgery.zoo.data.units import KCAL
 
 __all__ = ["MoleculeData", "ethanol", "ethanol_path", "load_npz", "random_split"]
-
-_NEEDED = ("R", "E", "F", "z")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def load_npz(path: str | os.PathLike[str]) -> MoleculeData:
     ----------
     path
         npz file with ``R`` (n_frames, n_atoms, 3) in Å, ``E`` (n_frames,) or (n_frames, 1) in kcal/mol, ``F`` (n_frames,
-        n_atoms, 3) in kcal/mol/Å and ``z`` (n_atoms,). Other arrays are left alone.
+        n_atoms, 3) in kcal/mol/Å and ``z`` (n_atoms,), or rMD17's names for them. Other arrays are left alone.
 
     Raises
     ------
@@ -66,59 +65,12 @@ def load_npz(path: str | os.PathLike[str]) -> MoleculeData:
         If the file is missing or is not an npz file, an array is missing, shapes do not fit together, or a value is
         not finite; the message names the array.
     """
-    where = str(path)
-    if not Path(path).is_file():
-        problem = "is a directory" if Path(path).is_dir() else "no such file"
-        raise BadInput(problem, where=where, fix="give an npz file with R, E, F and z")
-    fix = "give an npz file with R, E, F and z"
-    try:
-        # NumPy leaves a damaged file open that it opened itself.
-        with Path(path).open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise BadInput("a single array, not an npz file", where=where, fix=fix)
-            missing = [key for key in _NEEDED if key not in file.files]
-            if missing:
-                raise BadInput(
-                    f"no array {', '.join(missing)}; present: {', '.join(file.files) or 'none'}",
-                    where=where,
-                    fix="needed are R (positions), E (energies), F (forces) and z (atomic numbers)",
-                )
-            arrays = {key: file[key] for key in _NEEDED}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"not a readable npz file ({error})", where=where, fix=fix) from None
-    return _checked(arrays, where)
-
-
-def _checked(arrays: dict[str, NDArray[Any]], where: str) -> MoleculeData:
-    for key, array in arrays.items():
-        if array.dtype.kind not in "fiu":
-            raise BadInput(f"{key} must hold real numbers, got {array.dtype}", where=where)
-        if not np.isfinite(array).all():
-            bad = np.argwhere(~np.isfinite(array))[0].tolist()
-            raise BadInput(
-                f"{key} is not finite at index {bad}", where=where, fix="remove the frames whose calculation failed"
-            )
-    positions, energies, forces, numbers = (arrays[key] for key in _NEEDED)
-    if positions.ndim != 3 or positions.shape[-1] != 3:
-        raise BadInput(f"R must have shape (n_frames, n_atoms, 3), got {positions.shape}", where=where)
-    frames, atoms, _ = positions.shape
-    if not frames or not atoms:
-        raise BadInput(f"R holds no positions: shape {positions.shape}", where=where)
-    if energies.size != frames or energies.ndim > 2:
-        raise BadInput(f"E must have shape ({frames},) as R has {frames} frames, got {energies.shape}", where=where)
-    if forces.shape != positions.shape:
-        raise BadInput(f"F must have the shape of R, {positions.shape}, got {forces.shape}", where=where)
-    if numbers.shape != (atoms,):
-        raise BadInput(f"z must have shape ({atoms},) as R has {atoms} atoms, got {numbers.shape}", where=where)
-    if (numbers != np.round(numbers)).any() or (numbers < 1).any():
-        raise BadInput("z must hold atomic numbers, whole and at least 1", where=where)
-    return MoleculeData(
-        numbers.astype(np.int64),
-        positions.astype(np.float64),
-        energies.reshape(frames).astype(np.float64),
-        forces.astype(np.float64),
-    )
+    frames, units = read_frames(Path(path))
+    if units not in (None, KCAL):
+        raise BadInput(
+            f"the file states {units}", where=str(path), fix='read it with dcsurgery.zoo.load_data(...).to("kcal/mol")'
+        )
+    return MoleculeData(frames["z"], frames["R"], frames["E"], frames["F"])
 
 
 def ethanol() -> MoleculeData:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcsurgery.errors import BadInput, SurgeryError
+from dcsurgery.zoo.data.systems import starting_structure
 from dcsurgery.zoo.writing import replacing
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "generate", "main"]
 
-#: Names that people use, for the names under which ASE keeps the G2 geometries.
-G2_NAMES = {"ethanol": "CH3CH2OH", "benzene": "C6H6", "water": "H2O", "methane": "CH4", "methanol": "CH3OH"}
 DISPLACED_FRAMES = 6
 DISPLACEMENT = 2e-3  # Å; central differences are then good to about 2e-3 kcal/mol/Å
 SECONDS_BETWEEN_SAVES = 5.0
@@ -46,7 +45,7 @@ class Settings:
     Attributes
     ----------
     molecule
-        Name of the molecule (ASE's G2 set, or a common name such as ``ethanol``).
+        Name of the molecule or slab, as `dcsurgery.zoo.data.systems.starting_structure` knows it.
     frames
         Number of frames to keep.
     seed
@@ -62,7 +61,11 @@ class Settings:
     friction
         Friction of the thermostat in 1/fs.
     method
-        Method name as tblite knows it.
+        Method name as tblite knows it (GFN2-xTB, GFN1-xTB), or EMT, which is ASE's effective medium theory.
+    size
+        Of a slab: repeats along the surface, and layers.
+    chain
+        Number of the trajectory, of several with one seed.
     """
 
     molecule: str
@@ -74,12 +77,14 @@ class Settings:
     equilibration: int = 4000
     friction: float = 0.01
     method: str = "GFN2-xTB"
+    size: tuple[int, int, int] = (2, 2, 3)
+    chain: int = 0
 
     def __post_init__(self) -> None:
         for name in ("frames", "interval"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "equilibration"):
+        for name in ("seed", "equilibration", "chain"):
             if getattr(self, name) < 0:
                 raise BadInput(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("temperature", "timestep", "friction"):
@@ -94,6 +99,7 @@ def generate(
     calculator: Callable[[], Any] | None = None,
     force: bool = False,
     progress: Callable[[int], None] | None = None,
+    alive: Callable[[], None] | None = None,
 ) -> Path:
     """Run the dynamics and write the labelled frames.
 
@@ -112,6 +118,8 @@ def generate(
         Replace an existing output file.
     progress
         Called with the number of finished frames.
+    alive
+        Called every few steps, between frames too; what it raises ends the run, which can be continued.
 
     Raises
     ------
@@ -124,9 +132,10 @@ def generate(
         raise BadInput("the file exists", where=str(output), fix="choose another name or add --force")
     if not output.parent.is_dir():
         raise BadInput(f"no folder {output.parent}", where=str(output), fix="make the folder first")
-    atoms = _molecule(settings.molecule)
-    make = calculator if calculator is not None else _xtb(settings.method)
+    atoms = starting_structure(settings.molecule, settings.size)
+    make = calculator if calculator is not None else _calculator(settings.method)
     run = _Run(settings, atoms, make, output.with_name(output.name + ".partial"))
+    run.alive = alive
     run.resume()
     if progress is not None:
         progress(len(run.energies))
@@ -157,8 +166,10 @@ class _Run:
         self.atoms = atoms
         self.calculator = calculator
         self.partial = partial
+        self.alive: Callable[[], None] | None = None
         self.kcal = units.kcal / units.mol
-        self.generator = np.random.Generator(np.random.PCG64(settings.seed))
+        seed = [settings.seed, settings.chain] if settings.chain else settings.seed
+        self.generator = np.random.Generator(np.random.PCG64(seed))
         masses = atoms.get_masses()[:, None]  # momenta from the Maxwell-Boltzmann distribution
         normal = self.generator.standard_normal((len(atoms), 3))
         atoms.set_momenta(np.sqrt(masses * units.kB * settings.temperature) * normal)
@@ -183,6 +194,8 @@ class _Run:
             fixcm=False,
             rng=self.generator,
         )
+        if self.alive is not None:
+            dynamics.attach(self.alive, interval=10)
         dynamics.run(settings.interval + (settings.equilibration if not self.energies else 0))
         energy = self.atoms.get_potential_energy() / self.kcal
         forces = self.atoms.get_forces(apply_constraint=False) / self.kcal
@@ -190,8 +203,9 @@ class _Run:
             raise BadInput(
                 f"the dynamics became unstable at frame {len(self.energies)}", fix="take a smaller time step"
             )
-        # Labels are stored for the geometry centred at the origin: the centre of mass drifts and means nothing.
-        self.positions.append(self.atoms.get_positions() - self.atoms.get_center_of_mass())
+        # Of a molecule the centre of mass drifts and means nothing: it is put at the origin.
+        centre = 0.0 if self.atoms.pbc.any() else self.atoms.get_center_of_mass()
+        self.positions.append(self.atoms.get_positions() - centre)
         self.energies.append(float(energy))
         self.forces.append(forces)
         self._remember()
@@ -224,7 +238,7 @@ class _Run:
                 )
             self.positions, self.forces = list(stored["R"]), list(stored["F"])
             self.energies = [float(energy) for energy in stored["E"]]
-            self.atoms.set_positions(stored["positions"])
+            self.atoms.set_positions(stored["positions"], apply_constraint=False)
             self.atoms.set_momenta(stored["momenta"])
             self.generator.bit_generator.state = json.loads(str(stored["random"]))
         except BadInput:
@@ -237,7 +251,7 @@ class _Run:
 
     def _continuable(self) -> dict[str, Any]:
         # The number of frames may grow: it changes nothing in the frames before.
-        return {key: value for key, value in asdict(self.settings).items() if key != "frames"}
+        return {key: value for key, value in _plain(self.settings).items() if key != "frames"}
 
     def result(self) -> dict[str, NDArray[Any]]:
         """Return the arrays of the finished file."""
@@ -252,9 +266,14 @@ class _Run:
             for sign in (1.0, -1.0):
                 displaced.append(positions[index] + sign * step)
                 self.atoms.calc = self.calculator()
-                self.atoms.set_positions(displaced[-1])
+                self.atoms.set_positions(displaced[-1], apply_constraint=False)
                 energies.append(self.atoms.get_potential_energy() / self.kcal)
+        periodic: dict[str, NDArray[Any]] = {}
+        if self.atoms.pbc.any():
+            fixed = np.isin(np.arange(len(self.atoms)), [i for c in self.atoms.constraints for i in c.index])
+            periodic = {"cell": np.asarray(self.atoms.cell), "pbc": self.atoms.pbc, "fixed": fixed}
         return {
+            **periodic,
             "R": positions,
             "E": np.array(self.energies[:frames]),
             "F": np.array(self.forces[:frames], dtype=np.float32),
@@ -276,27 +295,24 @@ class _Run:
                 versions[package] = "not installed"
         return {
             "generator": "dcsurgery.zoo.data.xtb",
-            "settings": asdict(self.settings),
+            "settings": _plain(self.settings),
             "calculator": type(self.atoms.calc).__name__,
             "units": {"R": "Angstrom", "E": "kcal/mol", "F": "kcal/mol/Angstrom", "timestep": "fs"},
             "versions": versions,
         }
 
 
-def _molecule(name: str) -> Atoms:
-    try:
-        from ase.build import molecule
-        from ase.collections import g2
-    except ImportError:
-        raise BadInput("ASE is not installed", fix='pip install "dcsurgery[zoo]"') from None
-    import difflib
+def _plain(settings: Settings) -> dict[str, Any]:
+    values = asdict(settings)
+    return {**values, "size": list(settings.size)}  # as JSON gives it back
 
-    known = G2_NAMES.get(name.lower(), name)
-    if known not in g2.names:
-        names = [*G2_NAMES, *g2.names]
-        near = difflib.get_close_matches(name, names, n=3) or sorted(G2_NAMES)
-        raise BadInput(f"unknown molecule {name!r}", fix=f"did you mean {', '.join(near)}?")
-    return molecule(known)
+
+def _calculator(method: str) -> Callable[[], Any]:
+    if method.upper() == "EMT":
+        from ase.calculators.emt import EMT
+
+        return EMT
+    return _xtb(method)
 
 
 def _xtb(method: str) -> Callable[[], Any]:
@@ -318,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dcsurgery.zoo.data.xtb", description="Molecular dynamics labelled with GFN2-xTB."
     )
-    parser.add_argument("molecule", help="ethanol, or a name of ASE's G2 set")
+    parser.add_argument("molecule", help="one of MD17's molecules, or a name of ASE's G2 set")
     parser.add_argument("--frames", type=int, default=600, help="frames to keep (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of velocities and thermostat (%(default)s)")
     parser.add_argument("--temperature", type=float, default=500.0, help="kelvin (%(default)s)")
