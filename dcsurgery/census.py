@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import re
 import types
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -23,7 +22,7 @@ from dcsurgery.capture.recording import Recorder
 from dcsurgery.capture.scanning import scan
 from dcsurgery.capture.symbolic import disagreement, trace
 from dcsurgery.catalog import match_basis
-from dcsurgery.errors import Refused
+from dcsurgery.errors import BadInput, Refused
 from dcsurgery.example_inputs import call, unfit
 from dcsurgery.instance_functions import has_instance_functions, instance_edits
 from dcsurgery.models import as_module
@@ -33,6 +32,9 @@ from dcsurgery.sites import AttributePlace, CallPlace, FusedPlace, ModulePlace, 
 from dcsurgery.source import CodeKey, call_end, code_key, function_node
 from dcsurgery.subclass import amendments_of, original_class
 from dcsurgery.tree import join
+
+if TYPE_CHECKING:
+    from dcsurgery.diffing.layout import Rankdir
 
 __all__ = ["Census", "site_key", "take_census"]
 
@@ -59,6 +61,7 @@ class Census:
     sites: tuple[Site, ...]
     captures: tuple[ModuleGraph, ...]
     inputs_given: bool
+    _model: nn.Module | None = field(default=None, repr=False, compare=False)  # what pictures are drawn from
 
     @property
     def activations(self) -> tuple[Site, ...]:
@@ -129,13 +132,31 @@ class Census:
         summary = ", ".join(f"{counts[r]} {_plural(r, counts[r])}" for r in roles if counts[r])
         return "\n".join([f"{self.model}: {summary or 'no sites'}", *(f"  {site}" for site in self.sites)])
 
+    def to_svg(
+        self, *, depth: int | None = None, only_sites: bool = False, full: bool = False, rankdir: Rankdir = "TB"
+    ) -> str:
+        """Return the model as SVG, its sites marked (see `dcsurgery.diffing.census_picture.render_census`).
+
+        Raises
+        ------
+        BadInput
+            If graphviz is not installed, or the census was not taken of a model at hand.
+        """
+        from dcsurgery.diffing.census_picture import render_census
+
+        if self._model is None:
+            raise BadInput("this census has no model to draw", fix="take it with dcs.inspect(model)")
+        return render_census(self, self._model, depth=depth, only_sites=only_sites, full=full, rankdir=rankdir)
+
+    def _repr_svg_(self) -> str | None:
+        from dcsurgery.diffing.layout import has_dot
+
+        return self.to_svg() if self._model is not None and has_dot() else None
+
     def _repr_html_(self) -> str:
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-            for row in ((s.name, s.role, s.operator, s.how, s.where, s.reason) for s in self.sites)
-        )
-        head = "".join(f"<th>{name}</th>" for name in ("site", "role", "operator", "how", "where", "note"))
-        return f"<table><caption>{html.escape(self.model)}</caption><tr>{head}</tr>{rows}</table>"
+        from dcsurgery.diffing.notebook import census_html
+
+        return census_html(self)
 
 
 def _plural(role: Role, count: int) -> str:
@@ -177,7 +198,7 @@ def take_census(model: nn.Module, example_inputs: Any = None, *, graphs: bool = 
     order = {path: index for index, path in enumerate(places.tree.modules)}
     placed = [_finish(site, places, rules) for site in sites]
     placed.sort(key=lambda s: (order.get(s.place.owner, len(order)),))
-    return Census(original_class(model).__name__, tuple(_shared(placed, places)), tuple(captures), ran)
+    return Census(original_class(model).__name__, tuple(_shared(placed, places)), tuple(captures), ran, model)
 
 
 def _record(model: nn.Module, places: Places, example_inputs: Any) -> Recording:

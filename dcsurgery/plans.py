@@ -101,6 +101,11 @@ class Plan:
         head = f"plan for {self.model}: {len(self.edits)} edit{'s' * (len(self.edits) != 1)}"
         return "\n".join([head, *(f"  {edit}" for edit in self.edits), *(f"  note: {note}" for note in self.notes)])
 
+    def _repr_html_(self) -> str:
+        from dcsurgery.diffing.notebook import plan_html
+
+        return plan_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain JSON and YAML types."""
         return {

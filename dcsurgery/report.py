@@ -27,6 +27,8 @@ class Check:
         What the figure was compared with.
     reason
         Why it failed or was skipped, or what the figure counts; names the place.
+    sites
+        Site and figure, of checks that have one for each site: how many old kernels still run there, how often it ran.
     """
 
     name: str
@@ -34,16 +36,18 @@ class Check:
     figure: float | None = None
     limit: float | None = None
     reason: str = ""
+    sites: tuple[tuple[str, float], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the check as plain JSON types."""
-        return {
+        entry: dict[str, Any] = {
             "name": self.name,
             "status": self.status,
             "figure": self.figure,
             "limit": self.limit,
             "reason": self.reason,
         }
+        return {**entry, "sites": dict(self.sites)} if self.sites else entry
 
     def __str__(self) -> str:
         figure = "" if self.figure is None else f" {self.figure:.3g}"
@@ -82,6 +86,27 @@ class Report:
     def failures(self) -> tuple[Check, ...]:
         """The checks that failed."""
         return tuple(check for check in self.checks if check.status == "fail")
+
+    @property
+    def figures(self) -> dict[str, dict[str, float]]:
+        """What checks measured at single sites: site to check to figure."""
+        found: dict[str, dict[str, float]] = {}
+        for check in self.checks:
+            for site, figure in check.sites:
+                found.setdefault(site, {})[check.name] = figure
+        return found
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> Report:
+        """Read what `to_dict` wrote.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError, AttributeError
+            If it is something else.
+        """
+        checks = [Check(**{**entry, "sites": tuple(entry.get("sites", {}).items())}) for entry in raw["checks"]]
+        return Report(tuple(checks), tuple(raw["done"]), tuple(raw["left_alone"]), tuple(raw["warnings"]))
 
     def __iter__(self) -> Iterator[Check]:
         return iter(self.checks)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import html
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -115,7 +114,7 @@ class Surgery:
         return self._surgeon.model
 
     def diff(self, example_inputs: Any = None) -> Diff:
-        """Return what changed, as graphs (see `dcs.diff`).
+        """Return what changed, as graphs (see `dcs.diff`), with the report's figures of single sites.
 
         Raises
         ------
@@ -126,7 +125,7 @@ class Surgery:
 
         if self._original is None:
             raise BadInput("edited in place, so there is no original to compare with", fix="leave inplace out")
-        return compare(self._original, self.model, example_inputs)
+        return replace(compare(self._original, self.model, example_inputs), figures=self.report.figures)
 
     def to_record(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the surgery, as plain types: plan (YAML), key map and log.
@@ -152,11 +151,14 @@ class Surgery:
         return f"{self.plan}\n{self.report}"
 
     def _repr_html_(self) -> str:
-        items = "".join(f"<li>{html.escape(str(edit))}</li>" for edit in self.plan.edits)
-        rows = "".join(
-            f"<tr><td>{c.name}</td><td>{c.status}</td><td>{html.escape(c.reason)}</td></tr>" for c in self.report
-        )
-        return f"<p>{html.escape(self.plan.model)}</p><ul>{items}</ul><table>{rows}</table>"
+        from dcsurgery.diffing.notebook import surgery_html
+
+        return surgery_html(self)
+
+    def _repr_svg_(self) -> str | None:
+        from dcsurgery.diffing.layout import has_dot
+
+        return self.diff().to_svg() if has_dot() and self._original is not None else None
 
 
 @uncollected()

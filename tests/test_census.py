@@ -216,7 +216,7 @@ def test_the_notebook_table_is_escaped(census):
     page = census._repr_html_()
     assert page.count("<tr>") == 11
     assert "held[&#x27;a&#x27;]" in page
-    assert "<caption>Net</caption>" in page
+    assert "<caption>Net: 7 activations, 1 normalization, 2 gates</caption>" in page
 
 
 def test_keys_of_places_are_unique(census):

@@ -231,7 +231,7 @@ def test_a_rewired_input_is_told():
     before, after = Block(), Rewired()
     (change,) = dcs.diff(before, after, X)
     assert (change.state, change.after) == ("rewired", "lin, act")
-    assert change.before == "input_0, act"
+    assert change.before == "x, act"
 
 
 def test_a_deeper_model_has_more_blocks():

@@ -74,6 +74,15 @@ def test_model_explorer_gets_three_files(files):
     assert main(["diff", "a.pt", "b.pt", "--model-explorer", "out", "--force"]) == 0
 
 
+def test_a_report_gives_its_figures_of_single_sites(files):
+    words = ["transform", "a.pt", "--irelu", "--denorm", "--inputs", "x.pt", "-o", "c.pt", "-q"]
+    assert main([*words, "--report", "r.json", "--diff", "of_surgery.json"]) == 0
+    assert main(["diff", "a.pt", "c.pt", "--inputs", "x.pt", "--report", "r.json", "-o", "of_files.json"]) == 0
+    for name in ("of_surgery.json", "of_files.json"):
+        figures = Diff.from_json((files / name).read_text()).figures
+        assert figures == {"1": {"residual": 0, "reached": 1}, "2": {"residual": 0, "reached": 1}}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -85,6 +94,8 @@ def test_model_explorer_gets_three_files(files):
         (["diff", "a.pt", "b.pt", "--rankdir", "UP"], "no direction 'UP'"),
         (["diff", "a.pt", "b.pt", "--model-explorer", "none"], "no such folder"),
         (["diff", "a.pt", "x.pt"], "not a model"),
+        (["diff", "a.pt", "b.pt", "--report", "none.json"], "No such file"),
+        (["diff", "a.pt", "b.pt", "--report", "x.pt"], "is no report"),
         (["transform", "a.pt", "--irelu", "--diff", "d.xyz"], "no diff is written as .xyz"),
         (["transform", "a.pt", "--irelu", "--dry-run", "--diff", "d.json"], "--dry-run writes nothing"),
     ],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,3 +74,26 @@ def test_pages_show_text_and_python_that_can_be_told_apart() -> None:
         fences = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(fences) % 2 == 0, f"{page.name}: a block is not closed"
         assert set(fences[::2]) <= languages, f"{page.name}: {set(fences[::2]) - languages}"
+
+
+def test_the_pages_are_not_built_when_the_notebook_misses_a_display(tmp_path: Path) -> None:
+    errors = pytest.importorskip("sphinx.errors", reason="sphinx is not installed")
+    conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    page = tmp_path / "notebooks" / "displays.html"
+    page.parent.mkdir()
+    app = SimpleNamespace(builder=SimpleNamespace(format="html"), outdir=str(tmp_path))
+    captions = [
+        "Net: 3 activations, 2 normalizations, 2 gates",
+        "plan for Net: 5 edits",
+        "Net: 5 edits made",
+        "all checks passed",
+        "Net: 3 replaced, 2 deleted; modules 15 =&gt; 13",
+    ]
+    shown = [f"<caption>{caption}</caption>" for caption in captions]
+    shown += [f'<img alt="{caption}" src="data:image/svg+xml;base64,x">' for caption in (captions[0], captions[-1])]
+    page.write_text("".join(shown), encoding="utf-8")
+    conf["check_displays"](app, None)
+    for missing in shown:
+        page.write_text("".join(item for item in shown if item != missing), encoding="utf-8")
+        with pytest.raises(errors.ExtensionError, match="does not show"):
+            conf["check_displays"](app, None)

@@ -583,6 +583,16 @@ def test_what_cannot_be_pickled_is_named(attach, place, model, tmp_path):
     getattr(net, "stream", io.StringIO()).close()
 
 
+def test_a_disk_that_fills_up_while_data_settles_is_one_clear_line(model, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing.os, "fsync", full)
+    with pytest.raises(BadInput, match="No space left"):
+        files.write(nn.Linear(2, 2), tmp_path / "out.pt")
+    assert names_in(tmp_path) == ["model.pt"]
+
+
 def test_a_full_disk_is_one_clear_line(model, tmp_path, monkeypatch):
     (tmp_path / "full.tmp").symlink_to("/dev/full")
     monkeypatch.setattr(writing, "temporary_beside", lambda _: tmp_path / "full.tmp")

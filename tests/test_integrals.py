@@ -41,6 +41,7 @@ CASES: list[Case] = [
     ("relu", {}, F.relu),
     ("leaky_relu", {}, F.leaky_relu),
     ("leaky_relu", {"negative_slope": 0.2}, lambda x: F.leaky_relu(x, 0.2)),
+    ("relu2", {}, lambda x: F.relu(x) ** 2),
     ("elu", {}, F.elu),
     ("elu", {"alpha": 0.3}, lambda x: F.elu(x, 0.3)),
     ("silu", {}, F.silu),
@@ -51,7 +52,7 @@ CASES: list[Case] = [
     ("tanh", {}, torch.tanh),
     ("sigmoid", {}, torch.sigmoid),
 ]
-SMOOTH = [case for case in CASES if case[0] not in ("relu", "leaky_relu", "elu")]
+SMOOTH = [case for case in CASES if case[0] not in ("relu", "leaky_relu", "relu2", "elu")]
 IDS = [f"{name}{list(settings.values()) or ''}" for name, settings, _ in CASES]
 SMOOTH_IDS = [label for label, case in zip(IDS, CASES, strict=True) if case in SMOOTH]
 every = pytest.mark.parametrize(("name", "settings", "activation"), CASES, ids=IDS)
@@ -150,7 +151,7 @@ def test_finite_or_the_limit_at_large_arguments(
         for order, (found, formula) in enumerate(zip(towers(module, x, 3), plain(module, x, 3), strict=True)):
             assert found.isfinite().all() and formula.isfinite().all(), (dtype, order)
     infinite = module(torch.tensor([-math.inf, math.inf, math.nan], dtype=torch.float64, requires_grad=True))
-    bounded = {"relu": 0.0, "silu": math.pi**2 / 12, "sigmoid": -math.log(2)}
+    bounded = {"relu": 0.0, "relu2": 0.0, "silu": math.pi**2 / 12, "sigmoid": -math.log(2)}
     bounded |= {"gelu": 0.25} if not settings else {"gelu": infinite[0].item()}
     bounded |= {"softplus": -((math.pi / settings.get("beta", 1)) ** 2) / 12}
     assert infinite[0].item() == pytest.approx(bounded.get(name, math.inf), rel=1e-15)
@@ -264,6 +265,7 @@ def test_pickles_by_public_names_and_has_no_state(
     ("relu", "IReLU()"), ("ReLU", "IReLU()"), ("SiLU", "Integrated(silu)"), ("nn.SiLU", "Integrated(silu)"),
     ("torch.nn.LeakyReLU", "Integrated(leaky_relu)"), ("LEAKY_RELU", "Integrated(leaky_relu)"),
     ("leaky-relu", "Integrated(leaky_relu)"), ("Swish", "Integrated(silu)"), (" GELU ", "Integrated(gelu)"),
+    ("relu^2", "Integrated(relu2)"), ("ReLU2", "Integrated(relu2)"),
 ])  # fmt: skip
 def test_spellings(spelling: str, wanted: str) -> None:
     assert repr(integrate(spelling)) == wanted

@@ -18,6 +18,7 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
         "pyg": "torch-geometric",
         "fairchem": "fairchem-core 1.x, the classes of OCP",
         "fairchem2": "fairchem-core 2.x",
+        "deepxde": "DeepXDE on PyTorch",
     }
 )
 _INSTALL = {"1": 'pip install "dcsurgery[ocp]"', "2": 'pip install "dcsurgery[uma]"'}
@@ -30,6 +31,8 @@ def missing(backend: str) -> str | None:
         # PyG wants both for its DimeNet++.
         absent = [name for name in ("sympy", "scipy") if importlib.util.find_spec(name) is None]
         return f"pip install {' '.join(absent)}" if absent else None
+    if backend == "deepxde":
+        return None if importlib.util.find_spec("deepxde") is not None else 'pip install "dcsurgery[pde]"'
     major = _MAJOR.get(backend)
     if major is None:
         return None

@@ -5,16 +5,14 @@ All are made of classes that a package installs, so that they can be loaded safe
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dcsurgery.zoo.pde.backend import deepxde
 
 __all__ = ["CASES", "Case", "ResNet", "ResidualBlock", "deepxde"]
 
@@ -81,27 +79,6 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores (n, classes) of images (n, 3, h, w)."""
         return self.fc(self.pool(self.layers(self.stem(x))).flatten(1))
-
-
-def deepxde() -> ModuleType:
-    """Import DeepXDE with its PyTorch backend, and keep it from moving torch's default device to a GPU."""
-    before = torch.get_default_device()
-    chosen = os.environ.get("DDE_BACKEND")
-    os.environ["DDE_BACKEND"] = "pytorch"
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # it announces its backend
-            import deepxde as module
-    finally:
-        if chosen is None:
-            del os.environ["DDE_BACKEND"]
-        else:
-            os.environ["DDE_BACKEND"] = chosen
-        if torch.get_default_device() != before:
-            # None removes the device context that slows every call down; a context that was there comes back.
-            torch.set_default_device(None)
-            if torch.get_default_device() != before:
-                torch.set_default_device(before)
-    return module
 
 
 def _seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:

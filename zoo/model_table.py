@@ -186,7 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output is not None:
         replace_table(page, "")  # a page without a place for it is told before hours of work
     known, console = _read(options.rows), Console(width=max(Console().width, _WIDTH))
-    entries = [entry for entry in registry.entries() if entry.missing is None and options.only in entry.name]
+    potentials_ = [entry for entry in registry.entries() if entry.missing is None and entry.force != "none"]
+    entries = [entry for entry in potentials_ if options.only in entry.name]
     sizes = ("small", "paper") if options.size is None else (options.size,)
     wanted = [(entry.name, entry.backend, size) for size in sizes for entry in entries]
     for key in track(wanted, "examining", console=Console(stderr=True)):

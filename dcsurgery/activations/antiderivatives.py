@@ -22,6 +22,7 @@ __all__ = [
     "integral_of_elu",
     "integral_of_gelu",
     "integral_of_leaky_relu",
+    "integral_of_relu2",
     "integral_of_sigmoid",
     "integral_of_silu",
     "integral_of_softplus",
@@ -172,6 +173,12 @@ def integral_of_leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
     if negative_slope == 0:
         return _irelu(x)  # -inf · 0 would be NaN
     return 0.5 * x * F.leaky_relu(x, negative_slope)
+
+
+def integral_of_relu2(x: Tensor) -> Tensor:
+    """Return x³/3 for x > 0 and 0 elsewhere."""
+    positive = torch.relu(x)
+    return positive * positive * positive / 3
 
 
 def integral_of_elu(x: Tensor, alpha: float = 1.0) -> Tensor:

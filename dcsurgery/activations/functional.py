@@ -24,6 +24,7 @@ __all__ = [
     "integrated_elu",
     "integrated_gelu",
     "integrated_leaky_relu",
+    "integrated_relu2",
     "integrated_sigmoid",
     "integrated_silu",
     "integrated_softplus",
@@ -122,6 +123,21 @@ def integrated_elu(x: Tensor, alpha: float = 1.0) -> Tensor:
 
 
 @_overridable
+def integrated_relu2(x: Tensor) -> Tensor:
+    """Return x³/3 where x > 0 and 0 elsewhere, the integral of relu(x)² from 0.
+
+    Its second derivative is 2 relu(x), so that the second derivatives of a network are continuous: for residuals of
+    second order, where IReLU's step is not enough. Same shape, dtype and device as ``x``.
+
+    Raises
+    ------
+    BadInput
+        If ``x`` is not a real floating-point tensor.
+    """
+    return _antiderivative(x, values.integral_of_relu2, _relu2)
+
+
+@_overridable
 def integrated_silu(x: Tensor) -> Tensor:
     """Return x ln(1 + eˣ) + Li₂(-eˣ) + π²/12, the integral of x · sigmoid(x) from 0.
 
@@ -206,6 +222,11 @@ def integrated_sigmoid(x: Tensor) -> Tensor:
         If ``x`` is not a real floating-point tensor.
     """
     return _antiderivative(x, values.integral_of_sigmoid, torch.sigmoid)
+
+
+def _relu2(x: Tensor) -> Tensor:
+    positive = torch.relu(x)
+    return positive * positive
 
 
 def _softplus(x: Tensor, beta: float) -> Tensor:

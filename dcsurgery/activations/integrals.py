@@ -16,6 +16,7 @@ from dcsurgery.activations.functional import (
     integrated_elu,
     integrated_gelu,
     integrated_leaky_relu,
+    integrated_relu2,
     integrated_sigmoid,
     integrated_silu,
     integrated_softplus,
@@ -29,6 +30,7 @@ __all__ = ["INTEGRABLE", "Integrated", "integrate"]
 # Each integrable activation but ReLU: the function and the settings that it takes, with torch's defaults.
 INTEGRABLE: Mapping[str, tuple[Callable[..., Tensor], Mapping[str, float | str]]] = {
     "leaky_relu": (integrated_leaky_relu, {"negative_slope": 0.01}),
+    "relu2": (integrated_relu2, {}),
     "elu": (integrated_elu, {"alpha": 1.0}),
     "silu": (integrated_silu, {}),
     "gelu": (integrated_gelu, {"approximate": "none"}),
@@ -36,7 +38,7 @@ INTEGRABLE: Mapping[str, tuple[Callable[..., Tensor], Mapping[str, float | str]]
     "tanh": (integrated_tanh, {}),
     "sigmoid": (integrated_sigmoid, {}),
 }
-_KEYS = {name.replace("_", ""): name for name in ("relu", *INTEGRABLE)} | {"swish": "silu"}
+_KEYS = {name.replace("_", ""): name for name in ("relu", *INTEGRABLE)} | {"swish": "silu", "relu^2": "relu2"}
 
 
 class Integrated(nn.Module):
@@ -45,7 +47,8 @@ class Integrated(nn.Module):
     Parameters
     ----------
     activation
-        torch.nn.functional's name: ``leaky_relu``, ``elu``, ``silu``, ``gelu``, ``softplus``, ``tanh`` or ``sigmoid``.
+        torch.nn.functional's name: ``leaky_relu``, ``elu``, ``silu``, ``gelu``, ``softplus``, ``tanh`` or ``sigmoid``; or
+        ``relu2`` for the square of ReLU.
     **settings
         The activation's own settings, see `integrate`.
 
@@ -83,8 +86,8 @@ def integrate(name: str, **parameters: Any) -> nn.Module:
     Parameters
     ----------
     name
-        ``relu``, ``leaky_relu``, ``elu``, ``silu``, ``gelu``, ``softplus``, ``tanh`` or ``sigmoid``; class names
-        (``SiLU``, ``nn.LeakyReLU``) do as well, and case does not matter.
+        ``relu``, ``leaky_relu``, ``relu^2`` (or ``relu2``), ``elu``, ``silu``, ``gelu``, ``softplus``, ``tanh`` or
+        ``sigmoid``; class names (``SiLU``, ``nn.LeakyReLU``) do as well, and case does not matter.
     **parameters
         The activation's own: ``negative_slope`` (leaky_relu, 0.01), ``alpha`` (elu, 1), ``approximate`` (gelu,
         ``"none"`` or ``"tanh"``), ``beta`` (softplus, 1), ``inplace`` (relu, False). Softplus is integrated exactly;

@@ -26,7 +26,8 @@ def activation_by_name(name: str) -> nn.Module:
     ----------
     name
         One of `ACTIVATION_NAMES`, in any case and with ``_`` or ``-``; settings may follow in parentheses, as in
-        ``integrated-softplus(beta=2.0)``. ``integrated-relu`` is another name of ``irelu``.
+        ``integrated-softplus(beta=2.0)``. ``integrated-relu`` is another name of ``irelu``, and
+        ``integrated-relu^2`` of ``integrated-relu2``.
 
     Raises
     ------
@@ -39,7 +40,7 @@ def activation_by_name(name: str) -> nn.Module:
         )
     head, parenthesis, rest = name.strip().partition("(")
     known = head.strip().lower().replace("_", "-")
-    known = "irelu" if known == _PREFIX + "relu" else known
+    known = {_PREFIX + "relu": "irelu", _PREFIX + "relu^2": _PREFIX + "relu2"}.get(known, known)
     if known not in ACTIVATION_NAMES:
         near = get_close_matches(known, ACTIVATION_NAMES, n=1) or get_close_matches(
             _PREFIX + known, ACTIVATION_NAMES, 1

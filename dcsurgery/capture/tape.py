@@ -42,9 +42,10 @@ class Tape:
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Make a placeholder for every tensor that the module is given."""
-        for index, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
+        for index, (path, leaf) in enumerate(pytree.tree_flatten_with_path((args, kwargs))[0]):
             if isinstance(leaf, torch.Tensor):
                 node = self.graph.placeholder(f"input_{index}")
+                node.meta["dcs_argument"] = tuple(_step(entry) for entry in path[1:])
                 known = self._nodes.get(id(leaf))
                 if known is None:
                     self._own(leaf, node)
@@ -126,8 +127,7 @@ class Tape:
         elif isinstance(known, tuple):
             node, path = known
             for entry in path:
-                step = getattr(entry, "idx", getattr(entry, "key", getattr(entry, "name", None)))
-                node = self.graph.create_node("call_function", _getitem, (node, step), {})
+                node = self.graph.create_node("call_function", _getitem, (node, _step(entry)), {})
             known = self._nodes[id(tensor)] = node
         result: fx.Node = known
         return result
@@ -136,6 +136,11 @@ class Tape:
 def is_tensor_method(func: Any) -> bool:
     """Say whether a function is a method of `torch.Tensor`."""
     return isinstance(func, types.MethodDescriptorType | types.WrapperDescriptorType)
+
+
+def _step(entry: Any) -> Any:
+    """Return the index, key or attribute that one entry of a path into a value stands for."""
+    return getattr(entry, "idx", getattr(entry, "key", getattr(entry, "name", None)))
 
 
 def _getitem(value: Any, key: Any) -> Any:

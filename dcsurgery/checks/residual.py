@@ -25,7 +25,8 @@ def check_residual(
     before: Watched, after: Watched, selected: set[Key], plan: Plan, edited: nn.Module, example_inputs: Any
 ) -> Check:
     """No selected operator executes at its site any more (rule 1)."""
-    left = [f"{_named(key)}: {kernels}" for key, kernels in left_running(after, selected, plan).items()]
+    running = left_running(after, selected, plan)
+    left = [f"{_named(key)}: {kernels}" for key, kernels in running.items()]
     left += [f"{name} (not edited)" for name in plan.unedited]
     left += [str(kernel) for kernel in after.unknown if kernel not in before.unknown]
     if selected:
@@ -36,7 +37,12 @@ def check_residual(
         if transformers and "_transformer_encoder_layer_fwd" in fused_kernels(edited, example_inputs):
             left.append("_transformer_encoder_layer_fwd goes around the edits")
     reason = "; ".join(left[:5]) if left else f"{len(selected)} selected sites, none still runs its operator"
-    return Check("residual", "fail" if left else "pass", len(left), 0, reason)
+    counts: dict[str, float] = {e.site: 0 for e in plan.edits if e.place is not None and site_key(e.place) in selected}
+    home_of = _Homes(selected)
+    names = {site_key(e.place): e.site for e in plan.edits if e.place is not None}
+    for key, kernels in running.items():
+        counts[names[home_of(key) or key]] += sum(kernels.values())
+    return Check("residual", "fail" if left else "pass", len(left), 0, reason, tuple(counts.items()))
 
 
 def left_running(after: Watched, selected: set[Key], plan: Plan) -> dict[Key, dict[str, int]]:
@@ -110,10 +116,11 @@ def check_reached(census: Census, plan: Plan) -> Check:
     selected = {edit.site for edit in plan.edits}
     idle = [site for site in census if site.runs == 0 and site.name in selected]
     others = sum(site.runs == 0 for site in census) - len(idle)
+    runs = tuple((site.name, float(site.runs)) for site in census if site.runs is not None and site.name in selected)
     if idle:
         told = ", ".join(f"{site.name} ({site.where})" if site.where else site.name for site in idle[:5])
-        return Check("reached", "skip", len(idle), 0, f"edited, but never run by these inputs: {told}")
-    return Check("reached", "pass", 0, 0, f"every selected site ran; {others} others did not")
+        return Check("reached", "skip", len(idle), 0, f"edited, but never run by these inputs: {told}", runs)
+    return Check("reached", "pass", 0, 0, f"every selected site ran; {others} others did not", runs)
 
 
 def check_others(before: Watched, after: Watched, selected: set[Key]) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,8 @@ import typer
 
 from dcsurgery.cli import options
 from dcsurgery.cli.documents import diff_document
-from dcsurgery.cli.inputs import Source
-from dcsurgery.cli.outputs import check_writable, write_text
+from dcsurgery.cli.inputs import Source, read_report
+from dcsurgery.cli.outputs import check_picture_options, check_writable, write_text
 from dcsurgery.cli.screen import Screen, screen_for
 from dcsurgery.errors import BadInput
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["TERMINAL", "check_diff_file", "diff", "show_diff"]
 
 TERMINAL = Path("-")  # ``--diff -`` prints
-_SHOWING = "What is shown"
 
 
 def diff(
@@ -48,31 +48,28 @@ def diff(
             show_default=False,
         ),
     ] = None,
-    force: options.Force = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="Unchanged modules and operators as well.", rich_help_panel=_SHOWING)
-    ] = False,
-    only_changes: Annotated[
-        bool,
-        typer.Option("--only-changes", help="In pictures: changes and their neighbours.", rich_help_panel=_SHOWING),
-    ] = False,
-    depth: Annotated[
-        int | None,
+    report: Annotated[
+        Path | None,
         typer.Option(
-            "--depth",
-            metavar="N",
-            min=0,
-            help="In pictures: modules below this depth stay closed.",
-            rich_help_panel=_SHOWING,
+            "--report",
+            metavar="FILE.json",
+            help="What transform --report wrote: the page shows its figures of single sites.",
+            rich_help_panel="Reading",
             show_default=False,
         ),
     ] = None,
-    rankdir: Annotated[
-        str,
+    force: options.Force = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Unchanged modules and operators as well.", rich_help_panel=options.SHOWING)
+    ] = False,
+    only_changes: Annotated[
+        bool,
         typer.Option(
-            "--rankdir", metavar="TB|LR", help="In SVG: top down, or left to right.", rich_help_panel=_SHOWING
+            "--only-changes", help="In pictures: changes and their neighbours.", rich_help_panel=options.SHOWING
         ),
-    ] = "TB",
+    ] = False,
+    depth: options.Depth = None,
+    rankdir: options.Rankdir = "TB",
     inputs: options.Inputs = None,
     trust: options.Trust = False,
     imports: options.Imports = None,
@@ -85,9 +82,11 @@ def diff(
         sources = [Source(file, inputs, trust, tuple(imports or ())) for file in (before, after)]
         for source in sources:
             source.check()
-        _check_direction(rankdir)
+        check_picture_options(rankdir)
+        figures = {} if report is None else read_report(report).figures
+        read = [file for source in sources for file in source.files] + ([report] if report is not None else [])
         if output is not None:
-            check_diff_file(output, [file for source in sources for file in source.files], force)
+            check_diff_file(output, read, force)
         if model_explorer is not None:
             _check_folder(model_explorer, force)
         from dcsurgery.diffing import compare
@@ -100,7 +99,7 @@ def diff(
                 begin(f"reading {source.model}")
                 models.append(source.read_model().model)
             begin("comparing")
-            found = compare(models[0], models[1], example_inputs)
+            found = replace(compare(models[0], models[1], example_inputs), figures=figures)
         if example_inputs is None:
             screen.warn("nothing was run, so this is what the code says: --inputs FILE shows what really runs")
         show_diff(screen, found, output, full=full, only_changes=only_changes, depth=depth, rankdir=rankdir)
@@ -143,13 +142,6 @@ def show_diff(
     write_text(path, render(found, path, Shown(depth, only_changes, full, rankdir)))  # type: ignore[arg-type]
     screen.result(found.summary)
     screen.show(f"wrote {path}")
-
-
-def _check_direction(rankdir: str) -> None:
-    if rankdir not in ("TB", "LR"):
-        raise BadInput(
-            f"no direction {rankdir!r}", where="--rankdir", fix="use TB (top to bottom) or LR (left to right)"
-        )
 
 
 def _check_folder(folder: Path, force: bool) -> None:

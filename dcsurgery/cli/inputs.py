@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from dcsurgery.fresh_process import FreshProcess
 if TYPE_CHECKING:
     from dcsurgery.files import ModelFile
     from dcsurgery.plans import Plan
+    from dcsurgery.report import Report
 
-__all__ = ["Source", "read_plan"]
+__all__ = ["Source", "read_plan", "read_report"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,25 @@ class Source:
     def describe(self, kind: str) -> dict[str, Any]:
         """Return what documents say about the files."""
         return {"path": self.model, "kind": kind, "inputs": self.inputs}
+
+
+def read_report(path: Path) -> Report:
+    """Read the report in a document that ``--report`` wrote.
+
+    Raises
+    ------
+    BadInput
+        If it is missing, cannot be read, or holds no report.
+    """
+    from dcsurgery.report import Report
+
+    fix = "give what dcsurgery transform --report FILE.json wrote"
+    try:
+        return Report.from_dict(json.loads(path.read_text(encoding="utf-8"))["report"])
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror}", where=str(path), fix=fix) from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BadInput("is no report", where=str(path), fix=fix) from None
 
 
 def read_plan(path: Path) -> Plan:

@@ -10,9 +10,11 @@ import typer
 from dcsurgery.selectors import SCOPES
 
 __all__ = [
+    "SHOWING",
     "Activation",
     "AllowEmpty",
     "Denorm",
+    "Depth",
     "DiffFile",
     "DryRun",
     "Exclude",
@@ -30,6 +32,7 @@ __all__ = [
     "Outputs",
     "PlanOutput",
     "Quiet",
+    "Rankdir",
     "Recipe",
     "ReportFile",
     "Rescale",
@@ -38,6 +41,7 @@ __all__ = [
     "Verbose",
 ]
 
+SHOWING = "What is shown"
 _EDITS, _SITES, _READING, _WRITING, _MESSAGES = "Edits", "Which sites", "Reading", "Writing", "Messages"
 
 
@@ -192,6 +196,22 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not check the edited model.", rich_help_panel=_WRITING)]
 KeepFailed = Annotated[
     bool, typer.Option("--keep-failed", help="Write the model even if a check fails.", rich_help_panel=_WRITING)
+]
+
+Depth = Annotated[
+    int | None,
+    typer.Option(
+        "--depth",
+        metavar="N",
+        min=0,
+        help="In pictures: modules below this depth stay closed.",
+        rich_help_panel=SHOWING,
+        show_default=False,
+    ),
+]
+Rankdir = Annotated[
+    str,
+    typer.Option("--rankdir", metavar="TB|LR", help="In SVG: top down, or left to right.", rich_help_panel=SHOWING),
 ]
 
 Json = Annotated[

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dcsurgery.errors import BadInput
 
-__all__ = ["Destination", "check_writable", "default_output", "write_text"]
+__all__ = ["Destination", "check_picture_options", "check_writable", "default_output", "write_text"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,14 @@ def check_writable(path: Path, read: Iterable[Path], force: bool) -> None:
 
     for source in read:
         files.check_output(path, source, force)
+
+
+def check_picture_options(rankdir: str) -> None:
+    """Raise BadInput if there is no such direction; said before anything is read."""
+    if rankdir not in ("TB", "LR"):
+        raise BadInput(
+            f"no direction {rankdir!r}", where="--rankdir", fix="use TB (top to bottom) or LR (left to right)"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -32,6 +32,14 @@ _ELSEWHERE = {
 }
 
 
+#: What a word of their arguments sends elsewhere: the PINNs have other options.
+_PINN = {
+    "train": (lambda words: any(word.startswith("pinn-") for word in words), "train_pinn"),
+    "table": (lambda words: not {"3", "4", "5"}.isdisjoint(words), "pinn_table"),
+    "data": (lambda words: words[:1] == ["pde"], "pde_data"),
+}
+
+
 class LazyGroup(TyperGroup):
     """A group that imports the files of some commands only when these are asked for."""
 
@@ -45,15 +53,28 @@ class LazyGroup(TyperGroup):
         module = _ELSEWHERE.get(cmd_name)
         if module is None or importlib.util.find_spec(module) is None:
             return super().get_command(ctx, cmd_name)
-        member = getattr(importlib.import_module(module), cmd_name)
-        if isinstance(member, typer.Typer):
-            command = typer.main.get_command(member)
-        else:
-            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-            single.command(cmd_name)(member)
-            command = typer.main.get_command(single)
-        command.name = cmd_name
-        return command
+        return _command(cmd_name, module, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command, and what is left of the arguments; the PINNs' commands are chosen by these."""
+        cmd_name, *words = args
+        chosen, member = _PINN.get(cmd_name, (None, ""))
+        if chosen is None or not chosen(words):
+            return super().resolve_command(ctx, args)
+        name = "data pde" if cmd_name == "data" else cmd_name
+        return name, _command(name, "dcsurgery.cli.zoo_pde", member), words[1:] if cmd_name == "data" else words
+
+
+def _command(name: str, module: str, member: str) -> Any:
+    found = getattr(importlib.import_module(module), member)
+    if isinstance(found, typer.Typer):
+        command = typer.main.get_command(found)
+    else:
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(name)(found)
+        command = typer.main.get_command(single)
+    command.name = name
+    return command
 
 
 app = typer.Typer(
@@ -130,23 +151,25 @@ def build_model(
             import torch
 
             from dcsurgery.zoo import examples, potentials, registry
+            from dcsurgery.zoo.pde.variants import example_points
             from dcsurgery.zoo.writing import replacing
 
             begin(f"building {name}")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = registry.build(name, size, backend, **given)
-            batch = examples.example_batch(structure) if inputs is not None else None
+            pinn = name.startswith("pinn-")
+            batch = examples.example_batch(structure) if inputs is not None and not pinn else None
             begin(f"writing {output}")
             registry.save_checkpoint(model, output)
             if inputs is not None:
-                arguments = potentials.example_inputs(model, batch)
+                arguments = example_points(model) if pinn else potentials.example_inputs(model, batch)
                 with replacing(inputs) as file:
                     torch.save(arguments[0] if len(arguments) == 1 else arguments, file)
         count = sum(parameter.numel() for parameter in model.parameters())
         screen.show(f"wrote {output}: {name}, {size}, {count:,} parameters")
         if inputs is not None:
-            screen.show(f"wrote {inputs}: two structures ({structure})")
+            screen.show(f"wrote {inputs}: {'points' if pinn else f'two structures ({structure})'}")
         about = {"model": name, "size": size, "parameters": count, "seed": seed}
         screen.document(zoo_document("build", {**about, "output": output, "inputs": inputs}))
     return 0
@@ -184,7 +207,9 @@ def _row(entry: Entry) -> dict[str, Any]:
 def _table(entries: list[Entry]) -> Table:
     from rich.table import Table
 
-    table = Table("model", "backend", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)  # names are what is typed
+    table.add_column("backend", no_wrap=True)
     table.add_column("small", justify="right")
     table.add_column("paper", justify="right")
     for heading in ("forces", "available"):

@@ -53,6 +53,7 @@ class _Comparison:
         self._old, self._new = old, new
         self._sites: dict[Key, Site] = {site_key(site.place): site for site in census}
         self._log: dict[Key, Logged] = read_log(self._sites, old, new)
+        self._at = tuple(_by_key(drawn) for drawn in (old, new))
         self._pairs: Pairs = pair_nodes(old.network, new.network, self._edits())
         self._sources = [old.network.sources(), new.network.sources()]
 
@@ -72,7 +73,7 @@ class _Comparison:
             if logged.after and key[0] == "call" and len(mine) == len(theirs):
                 pairs += zip(mine, theirs, strict=True)
             if not logged.after:
-                deleted.update(id_ for id_, k in self._old.keys.items() if k == key)
+                deleted.update(self._at[0].get(key, ()))
         # A GraphModule keeps no log: any of its activations may have been replaced.
         replaceable = frozenset(id_ for id_, key in self._old.keys.items() if key[0] == "node")
         return Edits(tuple(pairs), frozenset(deleted), frozenset(replaced), replaceable, self._new.edited)
@@ -101,9 +102,9 @@ class _Comparison:
 
     def _logged(self, covered: tuple[set[str], set[str]]) -> Iterator[Change]:
         for key, logged in self._log.items():
-            mine = [id_ for id_, k in self._old.keys.items() if k == key]
+            mine = self._at[0].get(key, [])
             theirs = [self._pairs.forward[id_] for id_ in mine if id_ in self._pairs.forward]
-            theirs += [id_ for id_, k in self._new.keys.items() if k == key and id_ not in theirs]
+            theirs += [id_ for id_ in self._at[1].get(key, ()) if id_ not in theirs]
             if not logged.after:
                 theirs = []
                 for id_ in mine:  # something else may have taken its place in the matching
@@ -190,7 +191,7 @@ class _Comparison:
         mine = [self._resolved(0, source) for source in self._sources[0].get(old, ())]
         theirs = [self._resolved(1, source) for source in self._sources[1].get(new, ())]
         if mine != theirs and not (covered[0] | covered[1]) & {*mine, *theirs}:
-            before, after = (", ".join(map(_short, ids)) for ids in (mine, theirs))
+            before, after = (", ".join(map(self._short, ids)) for ids in (mine, theirs))
             yield Change("rewired", _name(node), before, after, (old,), (new,), node.where, f"inputs of {node.label}")
 
     def _resolved(self, side: int, id_: str) -> str:
@@ -215,6 +216,10 @@ class _Comparison:
             id_ = above[0] if above else id_
         return self._pairs.forward.get(id_, id_) if side == 0 else id_
 
+    def _short(self, id_: str) -> str:
+        node = self._new.network.nodes.get(id_) or self._old.network.nodes[id_]
+        return node.label if node.kind == "input" else id_.rpartition("::")[2]
+
     def _notes(self) -> Iterator[str]:
         smaller = min(len(self._old.network.nodes), len(self._new.network.nodes))
         same = sum(
@@ -228,6 +233,13 @@ class _Comparison:
                 yield f"{name}: the body of {node.id} is not shown: {node.reason or 'it could not be captured'}"
             if len(closed) > 3:
                 yield f"{name}: {len(closed) - 3} more bodies are not shown; example inputs (--inputs FILE) show them"
+
+
+def _by_key(drawn: Drawn) -> dict[Key, list[str]]:
+    found: dict[Key, list[str]] = defaultdict(list)
+    for id_, key in drawn.keys.items():
+        found[key].append(id_)
+    return dict(found)
 
 
 def _within(drawn: Drawn, id_: str) -> list[str]:
@@ -251,7 +263,3 @@ def _bracketed(node: Node) -> str:
 
 def _tensors(node: Node) -> str:
     return f"{node.label}({', '.join(f'{name}{list(shape)}' for name, shape in node.tensors)})"
-
-
-def _short(id_: str) -> str:
-    return id_.rpartition("::")[2]

@@ -83,6 +83,8 @@ class Diff:
         Id of a node before to the id of the same node after.
     notes
         What a reader should know: unrelated models, modules that could not be captured.
+    figures
+        What a report measured at single sites: site to check to figure; empty without a report.
     """
 
     before: Network
@@ -90,6 +92,7 @@ class Diff:
     changes: tuple[Change, ...] = ()
     pairs: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Change]:
         return iter(self.changes)
@@ -192,9 +195,9 @@ class Diff:
         return to_model_explorer(self)
 
     def _repr_html_(self) -> str:
-        from dcsurgery.diffing.notebook import diff_table
+        from dcsurgery.diffing.notebook import diff_html
 
-        return diff_table(self)
+        return diff_html(self)
 
     def _repr_svg_(self) -> str | None:
         from dcsurgery.diffing.layout import has_dot
@@ -210,6 +213,7 @@ class Diff:
             "counts": self.counts,
             "totals": {name: list(pair) for name, pair in self.totals.items()},
             "notes": list(self.notes),
+            "figures": self.figures,
             "changes": changes,
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
@@ -251,9 +255,10 @@ class Diff:
             changes = [_change(entry) for entry in raw["changes"]]
             unpaired = set(raw["unpaired"])
             pairs = {id_: raw["pairs"].get(id_, id_) for id_ in before.nodes if id_ not in unpaired}
+            figures = {site: {c: float(x) for c, x in of.items()} for site, of in raw.get("figures", {}).items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadInput(f"a damaged diff: {error}", where=source, fix="write it again") from None
-        return Diff(before, after, tuple(changes), pairs, tuple(raw.get("notes", ())))
+        return Diff(before, after, tuple(changes), pairs, tuple(raw.get("notes", ())), figures)
 
 
 def _change(entry: dict[str, Any]) -> Change:

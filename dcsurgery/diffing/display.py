@@ -1,4 +1,4 @@
-"""What a picture of a diff shows: changed modules opened, unchanged ones as one box, unchanged operators gathered."""
+"""What a picture shows: changed modules opened, unchanged ones as one box, unchanged operators gathered."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class _Chooser:
         changes = self._union.changes_inside[node.id]
         modules, _ = self._union.size(node.id) if node.kind == "module" else (0, 0)
         inside = f"{modules} modules" if modules > 1 else ""
-        return f"{changes} change{'s' * (changes != 1)}" if changes else inside
+        return f"{changes} {self._union.noun}{'s' * (changes != 1)}" if changes else inside
 
     # -- arrows ------------------------------------------------------------------------------------------------------------
 

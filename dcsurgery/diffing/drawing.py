@@ -18,6 +18,7 @@ from dcsurgery.capture.graphs import REPLACED, Key, ModuleGraph, key_of
 from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.census import Census, site_key
+from dcsurgery.diffing.arguments import argument_name, parameters_of
 from dcsurgery.diffing.compounds import Compound, compounds_in
 from dcsurgery.diffing.network import ROOT, Edge, Network, Node
 from dcsurgery.example_inputs import call, preserved
@@ -196,6 +197,7 @@ class _Drawing:
         compounds = compounds_in(capture.graph, capture.path, self._sites, exact=capture.method == "exact")
         drawn: dict[Compound, str] = {}
         unused = _unused(capture.graph)
+        names, rest = parameters_of(self._tree.modules[capture.path])
         for node in capture.graph.nodes:
             if node in unused:
                 continue
@@ -210,6 +212,9 @@ class _Drawing:
                 ids[node] = drawn[compound]
             else:
                 id_ = ids[node] = self._node(capture.path, node)
+                if node.op == "placeholder":
+                    called = argument_name(node, names, rest)
+                    self._network.nodes[id_] = replace(self._network.nodes[id_], label=called)
                 if compound is not None:
                     drawn[compound] = id_
                     self._complete(compound, id_)

@@ -11,21 +11,12 @@ import networkx as nx
 
 from dcsurgery.diffing.diff import Diff
 from dcsurgery.diffing.display import display
+from dcsurgery.diffing.marks import PLAIN, STATES
 from dcsurgery.diffing.network import ROOT, Network, Node
-from dcsurgery.diffing.svg import SIGNS, tooltip
+from dcsurgery.diffing.panels import tooltip
 from dcsurgery.diffing.union import unite
 
 __all__ = ["to_dot", "to_graphml", "to_model_explorer", "to_networkx"]
-
-_COLORS = {
-    "replaced": ("#b45f06", "#fff1dc", "solid"),
-    "deleted": ("#a8321f", "#fde7e2", "dashed"),
-    "inserted": ("#00714f", "#ddf5ec", "bold"),
-    "moved": ("#005a94", "#e0f0fb", "dotted"),
-    "renamed": ("#005a94", "#e0f0fb", "dotted"),
-    "rewired": ("#8a3f6e", "#f8e6f1", "dashed"),
-}
-_PLAIN = ("#7b8794", "#f4f6f8", "solid")
 
 
 def to_networkx(diff: Diff) -> nx.MultiDiGraph[str]:
@@ -90,14 +81,14 @@ def to_dot(diff: Diff, *, depth: int | None = None, only_changes: bool = False, 
             if box.frame == id_:
                 before, after = box.labels
                 label = before if before == after else " => ".join(text for text in (before, after) if text)
-                color, fill_color, style = _COLORS.get(box.state, _PLAIN)
-                text = f"{SIGNS[box.state]} {label}".strip()
+                mark = STATES.get(box.state, PLAIN)
+                text = f"{mark.sign} {label}".strip()
                 body.node(
                     names[box.id],
                     graphviz.escape(text),
-                    color=color,
-                    fillcolor=fill_color,
-                    style=f"filled,{style}",
+                    color=mark.color,
+                    fillcolor=mark.fill,
+                    style=f"filled,{mark.style}",
                     tooltip=graphviz.escape(tooltip(union.nodes[box.id].any)),
                 )
         for number, frame in enumerate(shown.frames.values()):
@@ -109,8 +100,8 @@ def to_dot(diff: Diff, *, depth: int | None = None, only_changes: bool = False, 
     fill(graph, ROOT)
     for (source, target), sides in shown.arrows.items():
         state = "same" if len(sides) > 1 else ("deleted", "inserted")[min(sides)]
-        color, _, style = _COLORS.get(state, _PLAIN)
-        graph.edge(names[source], names[target], color=color, style=style)
+        mark = STATES.get(state, PLAIN)
+        graph.edge(names[source], names[target], color=mark.color, style=mark.style)
     return str(graph.source)
 
 
@@ -133,8 +124,8 @@ def to_model_explorer(diff: Diff) -> dict[str, str]:
         "mapping": pairs,
         "disableMappingFallback": True,  # an equal id alone makes no pair
         "showDiffHighlights": True,
-        "deletedNodesBorderColor": _COLORS["deleted"][0],
-        "newNodesBorderColor": _COLORS["inserted"][0],
+        "deletedNodesBorderColor": STATES["deleted"].color,
+        "newNodesBorderColor": STATES["inserted"].color,
     }
     files["mapping.json"] = json.dumps(mapping, indent=1, ensure_ascii=False)
     return files

@@ -21,6 +21,10 @@ FONT_SIZE = 11.0
 _POINTS = 72.0
 _CHARACTER = 6.4  # points, of an 11-point sans-serif font
 _LINE = 15.0
+_EFFORTS = (
+    (400, {"nslimit": "2", "nslimit1": "2", "mclimit": "0.5"}),
+    (2000, {"nslimit": "0.1", "nslimit1": "0.1", "mclimit": "0.1"}),
+)
 _INSTALL = "install graphviz (apt install graphviz, brew install graphviz); HTML and text need no graphviz"
 
 
@@ -82,14 +86,15 @@ def lay_out(shown: Display, rankdir: Rankdir = "TB") -> Layout:
     )
     if done.returncode:
         line = (done.stderr.strip().splitlines() or ["no message"])[0]
-        raise SurgeryError(f"graphviz could not lay the diff out: {line}", fix="try --depth 1, or --only-changes")
+        raise SurgeryError(f"graphviz could not lay the picture out: {line}", fix="try --depth 1")
     return _read(json.loads(done.stdout), names, frames)
 
 
 def _source(shown: Display, rankdir: str, names: dict[str, str], frames: dict[str, str]) -> str:
     graph = graphviz.Digraph(graph_attr={"rankdir": rankdir, "nodesep": "0.18", "ranksep": "0.3", "compound": "true"})
-    if len(shown.boxes) > 400:
-        graph.graph_attr.update({"nslimit": "2", "nslimit1": "2", "mclimit": "0.5", "splines": "line"})
+    for boxes, effort in _EFFORTS:  # dot's passes over what it has placed: beyond a size they take minutes
+        if len(shown.boxes) > boxes:
+            graph.graph_attr.update({**effort, "splines": "line"})
     inner: dict[str | None, list[str]] = {}
     for frame in shown.frames.values():
         inner.setdefault(frame.frame, []).append(frame.id)

@@ -129,6 +129,11 @@ def _size(network: Network, id_: str) -> int:
     return 1 + sum(_size(network, child.id) for child in network.children(id_) if child.kind == "module")
 
 
+def _called(node: Node) -> str:
+    """Return what a node applies; an input is known by where it stands among the arguments, whatever it is called."""
+    return node.name if node.kind == "input" else node.label
+
+
 # -- bodies --------------------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +197,7 @@ class _Bodies:
     @staticmethod
     def _port(side: _Side, id_: str) -> str:
         node = side.nodes[id_]
-        return node.label if node.kind == "input" else "output"
+        return _called(node) if node.kind == "input" else "output"
 
     def _unique(self, side: _Side, ids: list[str], rounds: int) -> dict[int, str]:
         """Return the nodes whose surroundings, so many edges far, are like no other's."""
@@ -214,7 +219,7 @@ class _Bodies:
         if node.id in self._edits.replaced or node.id in self._edits.replacements:
             return "edited", "", ""
         where = node.path if node.kind in ("module", "call") else ""
-        return node.label, node.detail, where
+        return _called(node), node.detail, where
 
     def _same(self, old: str, new: str, *, exactly: bool) -> bool:
         a, b = self._old.nodes[old], self._new.nodes[new]
@@ -226,7 +231,7 @@ class _Bodies:
             return self._pairs.forward.get(old) == new
         if a.kind == "call" and b.kind == "call":
             return self._pairs.forward.get(a.path or "", a.path) == b.path or a.path == b.path
-        return a.kind == b.kind and a.label == b.label and (a.detail == b.detail or not exactly)
+        return a.kind == b.kind and _called(a) == _called(b) and (a.detail == b.detail or not exactly)
 
     def _spread(self, pending: list[tuple[str, str]]) -> None:
         for exactly in (True, False):
@@ -279,7 +284,7 @@ class _Bodies:
             if user not in taken and side.nodes[user].kind != "module":
                 node = side.nodes[user]
                 site = node.role == "activation" or user in self._edits.replaced or user in self._edits.replacements
-                groups[(position, "site") if site else (position, node.kind, node.label)].append(user)
+                groups[(position, "site") if site else (position, node.kind, _called(node))].append(user)
         return groups
 
     def _bridge(self, mine: list[str], theirs: list[str]) -> None:

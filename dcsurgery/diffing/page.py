@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from dcsurgery.diffing.diff import STATES, Diff
 from dcsurgery.diffing.folding import fold
+from dcsurgery.diffing.marks import SIGNS
 from dcsurgery.diffing.network import Node
-from dcsurgery.diffing.svg import SIGNS
 from dcsurgery.diffing.templates import render
 from dcsurgery.diffing.union import Both, Union, unite
 
@@ -87,6 +87,7 @@ def page_data(diff: Diff) -> dict[str, Any]:
             }
             for change in diff.changes
         ],
+        "figures": diff.figures,
         "code": {**diff.after.code, **diff.before.code},
     }
 

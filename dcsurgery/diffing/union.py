@@ -1,4 +1,7 @@
-"""Both networks of a diff as one: paired nodes once, every node with its state and the sides that it is on."""
+"""Both networks of a diff as one: paired nodes once, every node with its state and the sides that it is on.
+
+The picture of one model is drawn from the same structure: both sides are that model, and marks say what is a site.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,8 @@ class Both:
         Id of the module that holds it.
     change
         The change that it belongs to, None where it stayed the same.
+    mark
+        What else makes it stand out: the role of a site.
     """
 
     id: str
@@ -33,6 +38,7 @@ class Both:
     after: Node | None = None
     parent: str | None = None
     change: Change | None = None
+    mark: str = ""
 
     @property
     def kind(self) -> Kind:
@@ -48,8 +54,8 @@ class Both:
 
     @property
     def state(self) -> str:
-        """State of its change, or ``same``."""
-        return "same" if self.change is None else self.change.state
+        """State of its change, its mark, or ``same``."""
+        return (self.mark or "same") if self.change is None else self.change.state
 
 
 @dataclass
@@ -58,6 +64,7 @@ class Union:
 
     nodes: dict[str, Both] = field(default_factory=dict)
     sources: tuple[dict[str, list[str]], dict[str, list[str]]] = field(default_factory=lambda: ({}, {}))
+    noun: str = "change"  # what marked nodes are called
 
     @cached_property
     def children(self) -> dict[str, list[str]]:
@@ -70,10 +77,10 @@ class Union:
 
     @cached_property
     def changes_inside(self) -> Counter[str]:
-        """How many changed nodes each module holds, at any depth."""
+        """How many changed or marked nodes each module holds, at any depth."""
         found: Counter[str] = Counter()
         for node in self.nodes.values():
-            if node.change is not None:
+            if node.state != "same":
                 parent = node.parent
                 while parent is not None:
                     found[parent] += 1

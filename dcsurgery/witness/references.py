@@ -45,7 +45,7 @@ def reference_of(replacement: str | nn.Module) -> Reference | None:
     if isinstance(replacement, nn.Module):
         return copy.deepcopy(replacement)
     name, parenthesis, rest = replacement.strip().partition("(")
-    name = name.strip().lower().replace("_", "-")
+    name = name.strip().lower().replace("_", "-").replace("relu^2", "relu2")
     if name in ("irelu", "integrated-relu"):
         return _irelu
     known = _INTEGRALS.get(name)
@@ -78,6 +78,10 @@ def _irelu(x: Tensor) -> Tensor:
 
 def _leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
     return 0.5 * x * x * torch.where(x > 0, torch.ones_like(x), torch.full_like(x, negative_slope))
+
+
+def _relu2(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x * x * x / 3, torch.zeros_like(x))
 
 
 def _tanh(x: Tensor) -> Tensor:
@@ -117,6 +121,7 @@ def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
 
 _INTEGRALS: dict[str, Callable[..., Tensor]] = {
     "integrated-leaky-relu": _leaky_relu,
+    "integrated-relu2": _relu2,
     "integrated-elu": _elu,
     "integrated-silu": _silu,
     "integrated-gelu": _gelu,

@@ -40,7 +40,7 @@ def norms(tmp_path_factory):
     )
     inputs = (torch.randn(4, 3),)
     path = tmp_path_factory.mktemp("page") / "norms.html"
-    path.write_text(dcs.apply(net, dcs.plan(net, example_inputs=inputs)).diff(inputs).to_html(), encoding="utf-8")
+    path.write_text(dcs.transform(net, example_inputs=inputs).diff(inputs).to_html(), encoding="utf-8")
     return path
 
 
@@ -188,6 +188,14 @@ def test_a_graph_of_10_000_nodes_is_ready_soon_and_opens_part_by_part(page, tmp_
     assert len(page.find_all("#changes tbody tr")) == 100
     page.press("n")
     assert page.run("return document.activeElement.ariaLabel") == "tanh => irelu, replaced"
+
+
+def test_details_show_what_the_report_measured_at_a_site(page, norms):
+    page.open(norms, "#node=2.0")
+    assert "check: residual 0" in page.find("#details").text
+    assert "check: reached 1" in page.find("#details").text
+    page.open(norms, "#node=0")
+    assert "check:" not in page.find("#details").text
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -11,10 +11,12 @@ from dcsurgery import zoo
 from dcsurgery.errors import BadInput
 from dcsurgery.zoo import backends, registry
 from dcsurgery.zoo.ocp import fairchem
+from dcsurgery.zoo.pde.variants import example_points
 from dcsurgery.zoo.undrawn import undrawn
 
 PYG = ["cgcnn", "cgconv-bn", "dimenet++", "forcenet", "schnet"]
-NAMES = [*PYG, "schnet-hoisted"]
+PINNS = ["pinn-advection", "pinn-cfd", "pinn-diffusion-reaction"]
+NAMES = [*PYG, "schnet-hoisted", *PINNS]
 OCP = ["gemnet-dt", "gemnet-oc", "painn"]
 HAS_OCP = (fairchem.version() or "").startswith("1.")
 
@@ -26,13 +28,14 @@ def test_available_lists_every_model_once_with_its_usual_backend():
         assert set(entry.sizes) == set(entry.counts) == {"small", "paper"}
         assert entry.description
         assert entry.missing is None
-        expected = "torch" if entry.name == "schnet-hoisted" else "fairchem" if entry.name in OCP else "pyg"
-        assert entry.backend == expected
+        others = {"schnet-hoisted": "torch", **dict.fromkeys(OCP, "fairchem"), **dict.fromkeys(PINNS, "deepxde")}
+        assert entry.backend == others.get(entry.name, "pyg")
+        assert (entry.force == "none") == (entry.name in PINNS)
 
 
 def test_every_backend_of_every_model_is_listed():
     pairs = [(entry.name, entry.backend) for entry in zoo.entries()]
-    assert len(set(pairs)) == len(pairs) == 12
+    assert len(set(pairs)) == len(pairs) == 15
     assert {("schnet", "fairchem"), ("dimenet++", "fairchem"), ("escn-md", "fairchem2")} <= set(pairs)
     assert all(entry.recipe["irelu"] for entry in zoo.entries())
 
@@ -125,7 +128,9 @@ def test_a_checkpoint_rebuilds_the_model(name, tmp_path):
     other.load_state_dict(checkpoint["state_dict"])
     assert zoo.config_of(other) == zoo.config_of(model)
     inputs = (torch.tensor([8, 1, 1]), torch.rand(3, 3), torch.zeros(3, dtype=torch.long))
-    if name == "schnet-hoisted":
+    if name in PINNS:
+        inputs = example_points(model)
+    elif name == "schnet-hoisted":
         inputs += (torch.tensor([[1, 2, 0, 0], [0, 0, 1, 2]]), torch.tensor([3]))
     assert torch.equal(other.eval()(*inputs), model.eval()(*inputs))
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]

@@ -15,7 +15,7 @@ from dcsurgery.zoo import backends
 __all__ = ["FORCES", "Entry", "ForceKind", "Size", "frozen", "frozen_counts"]
 
 Size = Literal["small", "paper"]
-ForceKind = Literal["exact", "detached-angles", "feature-gradient"]
+ForceKind = Literal["exact", "detached-angles", "feature-gradient", "none"]
 
 #: What each kind of force means.
 FORCES: Mapping[ForceKind, str] = MappingProxyType(
@@ -23,6 +23,7 @@ FORCES: Mapping[ForceKind, str] = MappingProxyType(
         "exact": "the gradient of the energy",
         "detached-angles": "the gradient without that of the angles; consistent=True gives all of it",
         "feature-gradient": "its own differentiate features; the zoo's are the gradient of the energy",
+        "none": "no potential: a PINN, which maps coordinates to fields",
     }
 )
 

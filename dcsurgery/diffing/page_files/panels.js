@@ -163,6 +163,7 @@ DCS.Panels = class {
       if (name === "site") {
         const button = DCS.tag("button", { type: "button", class: "jump", click: () => this.markSite(value) }, value);
         rows.push(["site", button]);
+        for (const [check, figure] of Object.entries(this.tree.data.figures[value] ?? {})) rows.push([`check: ${check}`, String(figure)]);
       } else if (name === "tensors") {
         rows.push(["tensors", value.map(([tensor, shape]) => `${tensor} [${shape.join(", ")}]`).join("; ")]);
       } else if (name === "shape") rows.push(["shape", `[${value.join(", ")}]`]);
