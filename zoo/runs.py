@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ __all__ = [
     "ENDED",
     "RECORD",
     "RunRecord",
+    "Status",
     "changed_settings",
     "command_line",
     "describe_device",
@@ -246,7 +248,9 @@ def describe_device(device: str) -> str:
 def command_line() -> str:
     """Return the command that this process runs, with file names instead of paths."""
     program, *words = sys.argv
-    return " ".join([Path(program).name, *(Path(word).name if "/" in word else word for word in words)])
+    # "kcal/mol" has a slash, too.
+    names = [Path(word).name if Path(word).is_absolute() or Path(word).exists() else word for word in words]
+    return shlex.join([Path(program).name, *names])
 
 
 def _plain(value: Any) -> Any:

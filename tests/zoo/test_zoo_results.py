@@ -11,7 +11,7 @@ from dcsurgery.zoo.results.claims import CLAIMS, judge
 from dcsurgery.zoo.results.figures import draw, points_of
 from dcsurgery.zoo.results.groups import Statistic, cells_of, figure
 from dcsurgery.zoo.results.tables import build_table
-from dcsurgery.zoo.runs import RECORD, RunRecord, changed_settings, find_runs, open_run
+from dcsurgery.zoo.runs import RECORD, RunRecord, changed_settings, command_line, find_runs, open_run
 
 ALL = "irelu+denorm+rescale"
 
@@ -205,3 +205,10 @@ def test_numbers_have_four_digits_and_no_exponent_where_they_are_readable(value,
 
 def test_a_single_run_has_no_deviation():
     assert str(Statistic.of([2.0])) == "2"
+
+
+def test_the_recorded_command_has_names_of_files_and_no_folders(monkeypatch, tmp_path):
+    (tmp_path / "data.npz").touch()
+    words = ["/opt/bin/dcsurgery", "zoo", "train", "--data", str(tmp_path / "data.npz"), "--units", "kcal/mol"]
+    monkeypatch.setattr("sys.argv", words)
+    assert command_line() == "dcsurgery zoo train --data data.npz --units kcal/mol"

@@ -59,21 +59,23 @@ def grid(
         Force weights and sizes of the training set; none for the base's.
     """
     jobs = []
-    for seed, model, beta, limit, variant in itertools.product(
-        seeds, models, tuple(betas) or (None,), tuple(limits) or (None,), variants
-    ):
-        settings = replace(base.settings, seed=seed, beta=base.settings.beta if beta is None else beta)
-        data = base.data if limit is None else replace(base.data, limit=limit)
+    weights = betas or [base.settings.beta]
+    numbers: Sequence[int | None] = limits or [base.data.limit]
+    for seed, model, beta, limit, variant in itertools.product(seeds, models, weights, numbers, variants):
         folder = Path(base.folder) / model / variant.name
-        if beta is not None and len(betas) > 1:
+        if len(betas) > 1:
             folder /= f"beta{beta:g}"
-        if limit is not None and len(limits) > 1:
+        if len(limits) > 1:
             folder /= f"n{limit}"
-        jobs.append(
-            replace(
-                base, model=model, variant=variant, settings=settings, data=data, folder=str(folder / f"seed{seed}")
-            )
+        changed = replace(
+            base,
+            model=model,
+            variant=variant,
+            settings=replace(base.settings, seed=seed, beta=beta),
+            data=replace(base.data, limit=limit),
+            folder=str(folder / f"seed{seed}"),
         )
+        jobs.append(changed)
     return jobs
 
 
