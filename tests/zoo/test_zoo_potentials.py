@@ -73,6 +73,19 @@ def test_the_registry_says_where_forces_are_not_the_gradient():
 
 @ocp
 @quiet
+def test_inputs_for_fairchem_are_structures_that_can_be_taken_apart():
+    (inputs,) = zoo.example_inputs(model_of("schnet", "fairchem"), example_batch(dtype=torch.float64))
+    assert (inputs.cell.dtype, inputs.pos.dtype) == (torch.float32, torch.float64)
+    single = inputs.get_example(1)
+    assert single.tags.shape == single.atomic_numbers.shape == (9,)
+    bare = example_batch()
+    del bare.cell, bare.pbc
+    single = zoo.example_inputs(model_of("schnet", "fairchem"), bare)[0].get_example(0)
+    assert (single.cell.shape, single.pbc.shape) == ((1, 3, 3), (1, 3))
+
+
+@ocp
+@quiet
 def test_consistent_forces_of_an_edited_dimenet_are_exact():
     model, batch = model_of("dimenet++", "fairchem").double(), example_batch(dtype=torch.float64)
     edited = dcs.apply(model, dcs.plan(model, **zoo.recipe(model), rescale=10.0)).model

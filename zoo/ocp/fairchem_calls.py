@@ -24,14 +24,23 @@ def prepared(model: nn.Module, batch: Any) -> Any:
     ready = batch.clone()
     structures = int(batch.natoms.numel())
     if ready.get("cell") is None:
-        ready.cell = batch.pos.new_zeros(structures, 3, 3)
+        _add(ready, "cell", batch.pos.new_zeros(structures, 3, 3), like="natoms")
     ready.cell = ready.cell.reshape(structures, 3, 3).to(torch.float32)  # its cell repetitions are float32
     if ready.get("pbc") is None:
-        ready.pbc = torch.zeros(structures, 3, dtype=torch.bool, device=batch.pos.device)
+        _add(ready, "pbc", torch.zeros(structures, 3, dtype=torch.bool, device=batch.pos.device), like="natoms")
     ready.pbc = ready.pbc.reshape(structures, 3)
     if ready.get("tags") is None:
-        ready.tags = torch.zeros_like(ready.atomic_numbers)
+        _add(ready, "tags", torch.zeros_like(ready.atomic_numbers), like="atomic_numbers")
     return ready
+
+
+def _add(batch: Any, key: str, value: Tensor, *, like: str) -> None:
+    """Add a field to a PyG batch, so that its structures, taken apart, have it as well."""
+    batch[key] = value
+    for name in ("_slice_dict", "_inc_dict"):
+        places = getattr(batch, name, None)
+        if isinstance(places, dict) and like in places:
+            setattr(batch, name, {**places, key: places[like]})
 
 
 @contextlib.contextmanager
