@@ -34,14 +34,14 @@ CELLS = {"advection": 1024, "cfd": 1024, "diffusion-reaction": 128}
 
 
 class Stamps:
-    """Seconds between calls."""
+    """Seconds of the processor between calls, which other programs on the machine disturb less than the clock's."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
         self._last: float | None = None
 
     def __call__(self, *_: object) -> None:
-        now = time.perf_counter()
+        now = time.process_time()
         if self._last is not None:
             self.times.append(now - self._last)
         self._last = now
@@ -132,7 +132,7 @@ def main() -> int:
     command = shlex.join(["python", "benchmarks/pinn_step.py", *sys.argv[1:]])
     head = f"# Steps per second of PINN training\n\n{machine}, DeepXDE {deepxde().__version__}. `{command}`\n"
     note = (
-        "In turns, median of all steps; the last column is the median over rounds of the ratio within a round. With batch"
+        "In turns, processor time, median of all steps; the last column is the median over rounds of the ratio within a round. With batch"
         " normalization both evaluate all points together; without it the zoo's training evaluates the equations only"
         " where they count, and points that conditions share once."
     )

@@ -212,7 +212,7 @@ def _table(entries: list[Entry]) -> Table:
     table.add_column("backend", no_wrap=True)
     table.add_column("small", justify="right")
     table.add_column("paper", justify="right")
-    for heading in ("forces", "available"):
+    for heading in ("forces", "here"):
         table.add_column(heading)
     for entry in entries:
         counts = [f"{entry.counts[size]:,}" if size in entry.counts else "" for size in ("small", "paper")]
