@@ -157,7 +157,7 @@ def _graphs(path: Path, units: Units) -> StructureSet:
         energies=np.array(parts["energies"]),
         cells=cells,
         # OC20 and OC22 do not store it: all of their cells repeat in all directions.
-        pbc=np.repeat(cells.any(axis=(1, 2))[:, None], 3, axis=1),
+        pbc=np.repeat((cells != 0).reshape(len(cells), -1).any(axis=1)[:, None], 3, axis=1),
         systems=np.array(system),
         units=units,
         name=path.stem,

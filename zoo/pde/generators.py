@@ -134,13 +134,9 @@ def generate(
             tell = None if progress is None else (lambda fraction, index=index: progress(index + fraction))
             done = make_sample(of.name, seed + index, cells, frames, tell)
             with replacing(part) as file:
-                np.savez(
-                    file,
-                    t=done.t,
-                    values=done.values.astype("f4"),
-                    attributes=np.array(json.dumps(dict(done.attributes))),
-                    **{f"space{i}": axis for i, axis in enumerate(done.space)},
-                )
+                arrays: dict[str, Any] = {f"space{i}": axis for i, axis in enumerate(done.space)}
+                arrays |= {"t": done.t, "values": done.values.astype("f4")}
+                np.savez(file, attributes=np.array(json.dumps(dict(done.attributes))), **arrays)
         fields.append(done)
         if progress is not None:
             progress(index + 1)
