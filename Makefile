@@ -47,8 +47,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## transform two models file to file, then train the originals and the results side by side
 	$(BIN)/python -m dcsurgery.zoo.demo
 
+# One process for each core, and one thread in each: on small models more threads only wait for each other.
 test: $(STAMP) ## run the tests, with line coverage of the core and the passes
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
+		--cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 # mypy cannot follow package-dir, so it gets the tree as it is installed.
 lint: $(STAMP) ## ruff (rules and format) and mypy

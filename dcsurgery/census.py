@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import types
 from collections import Counter, defaultdict
@@ -15,6 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from dcsurgery.blocks import BlockRules, block_of
 from dcsurgery.capture.fused import fused_sites
 from dcsurgery.capture.graphs import Key, ModuleGraph, call_key
+from dcsurgery.capture.module_patches import patched_once
 from dcsurgery.capture.origin import short_file
 from dcsurgery.capture.places import Places
 from dcsurgery.capture.recorded import Event, Recording
@@ -22,6 +24,7 @@ from dcsurgery.capture.recording import Recorder
 from dcsurgery.capture.scanning import scan
 from dcsurgery.capture.symbolic import disagreement, trace
 from dcsurgery.catalog import match_basis
+from dcsurgery.collection import uncollected
 from dcsurgery.errors import BadInput, Refused
 from dcsurgery.example_inputs import call, unfit
 from dcsurgery.instance_functions import has_instance_functions, instance_edits
@@ -186,8 +189,11 @@ def take_census(model: nn.Module, example_inputs: Any = None, *, graphs: bool = 
     model = as_module(model)
     places = Places(model)
     recording = Recording() if example_inputs is None else _record(model, places, example_inputs)
-    events = _merge(recording, _static_events(places))
-    captures = _captures(places, recording, trace_all=graphs)
+    with uncollected():
+        events = _merge(recording, _static_events(places))
+    # Graphs that were recorded are compared with runs, whose tensors may be garbage.
+    with patched_once(), uncollected() if example_inputs is None else contextlib.nullcontext():
+        captures = _captures(places, recording, trace_all=graphs)
     in_graphs = list(_node_sites(places, recording if example_inputs is not None else None))  # marks their nodes
     rules = BlockRules(model, places.tree.modules, {c.path: c for c in captures})
     ran = example_inputs is not None

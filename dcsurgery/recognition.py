@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import sys
+import sysconfig
 import threading
 import types
 import weakref
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +24,7 @@ from dcsurgery.subclass import amendments_of
 __all__ = ["PROBING", "identified", "is_library_code", "is_probing", "may_be_activation_module", "recognise"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict, torch.fx.GraphModule)
-_NOT_PROBED = frozenset({"torch", "numpy", "builtins", "math", "operator", "functools", "inspect", "typing", "scipy"})
+_NOT_PROBED = frozenset({"torch", "numpy", "scipy"})
 _STAND_INS = frozenset({"dcsurgery.calls", "dcsurgery.standins"})  # they are what they hold
 _PLAIN = frozenset(vars(nn.Module()))
 _PROBING = threading.local()
@@ -32,10 +35,21 @@ _FUNCTIONS: weakref.WeakKeyDictionary[Any, Match | None] = weakref.WeakKeyDictio
 
 
 def is_library_code(module_name: str | None) -> bool:
-    """Say whether code of this module is never probed or opened: torch, numpy, the standard library's basics."""
+    """Say whether code of this module is never probed or opened: torch, numpy, the standard library."""
     name = module_name or "builtins"
     ours = name.startswith("dcsurgery.") and not name.startswith("dcsurgery.zoo.")  # the zoo's models are user code
-    return ours or name.split(".")[0] in _NOT_PROBED
+    top = name.split(".")[0]
+    return ours or top in _NOT_PROBED or _is_standard(top)
+
+
+@functools.cache
+def _is_standard(top: str) -> bool:
+    """Say whether a module is Python's own: a probe would log, warn, or remove a file."""
+    if top not in sys.stdlib_module_names:
+        return False
+    file = getattr(sys.modules.get(top), "__file__", None)
+    # A user's program may be called profile.py.
+    return file is None or Path(file).is_relative_to(sysconfig.get_path("stdlib"))
 
 
 def recognise(value: Any) -> Match | None:

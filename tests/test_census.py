@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import shutil
 
 import pytest
 import torch
@@ -287,11 +289,24 @@ def test_a_forward_that_raises_is_named_with_its_line():
     assert isinstance(error.value.__cause__, ValueError)
 
 
+class Logs(nn.Module):
+    def forward(self, x):
+        logging.warning(x)  # noqa: LOG015 - as careless models do
+        self.told = shutil.rmtree
+        return F.silu(x)
+
+
+@pytest.mark.parametrize("inputs", [None, (torch.ones(2),)])
+def test_functions_of_python_itself_are_not_tried_out(inputs, caplog):
+    assert [site.operator for site in dcs.inspect(Logs(), inputs)] == ["silu"]
+    assert not [told for told in caplog.messages if "float64" in told]  # a run in float32, and a trace, are the model's
+
+
 def test_a_forward_that_raises_has_a_census_without_inputs():
     assert [site.name for site in dcs.inspect(Raises())] == ["act"]
 
 
-@pytest.mark.parametrize("thing", [None, 3, "model.pt", nn.SiLU, torch.tanh], ids=str)
+@pytest.mark.parametrize("thing", [None, 3, "model.pt", nn.SiLU, torch.tanh])
 def test_what_is_no_model_is_refused(thing):
     with pytest.raises(BadInput, match="not a model"):
         dcs.inspect(thing)

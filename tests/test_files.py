@@ -321,6 +321,13 @@ def test_checkpoints_are_rebuilt_and_keep_their_other_entries(registry, prefix, 
     assert recheck.describe_weights(read.model.state_dict()) == recheck.describe_weights(Net().state_dict())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_checkpoint_of_another_precision_is_not_rounded(registry, dtype, tmp_path):
+    weights = {k: (v + 1 / 3).to(dtype) if v.is_floating_point() else v for k, v in Net().state_dict().items()}
+    read = files.read(checkpoint(tmp_path / "c.pt", state_dict=weights))
+    assert recheck.describe_weights(read.model.state_dict()) == recheck.describe_weights(weights)
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_weights_that_do_not_fit_are_named(registry, prefix, tmp_path):
     weights = {f"{prefix}{key}": value for key, value in Net().state_dict().items() if key != "linear.bias"}

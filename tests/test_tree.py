@@ -109,7 +109,6 @@ def test_every_slot_can_be_exchanged_and_put_back(name):
         (None, set()),
         ([[[[[F.silu]]]]], set()),
     ],
-    ids=str,
 )
 def test_plain_attributes_are_opened_as_far_as_models_hide_things(value, expected):
     assert paths(holding(value)) - {"a", "b"} == expected

@@ -238,6 +238,8 @@ def prefix_of(keys: list[str], expected: list[str]) -> str:
 def load_weights(model: nn.Module, weights: Any, where: str) -> str:
     """Load a checkpoint's weights strictly; return the prefix that was taken from the keys.
 
+    The model, built in float32, takes on the weights' floating type if they all have the same one.
+
     Raises
     ------
     BadInput
@@ -260,6 +262,12 @@ def load_weights(model: nn.Module, weights: Any, where: str) -> str:
             where=where,
             fix="correct the file's 'config' entry",
         )
+    # load_state_dict would round what was trained in float64.
+    types = {
+        value.dtype for value in stripped.values() if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    if len(types) == 1:
+        model.to(*types)
     try:
         model.load_state_dict(stripped, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:

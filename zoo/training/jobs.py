@@ -188,10 +188,8 @@ def _in_process(fabric: Fabric, job: Job) -> tuple[Status, dict[str, Any], float
 
 def _keep_model(job: Job, model: Any) -> str:
     """Write ``model.pt``; return why not, where it cannot be written: the checkpoint has the weights anyway."""
-    # A checkpoint is read into a model of float32.
-    form: Any = "auto" if job.settings.precision == "float32" else "module"
     try:
-        dcs.save(model, Path(job.folder) / MODEL_FILE, format=form, force=True)
+        dcs.save(model, Path(job.folder) / MODEL_FILE, force=True)
     except SurgeryError as error:
         return f"model.pt was not written: {error}"
     return ""
