@@ -48,9 +48,10 @@ demo: $(STAMP) ## transform two models file to file, then train the originals an
 	$(BIN)/python -m dcsurgery.zoo.demo
 
 # One process for each core, and one thread in each: on small models more threads only wait for each other.
-test: $(STAMP) ## run the tests, with line coverage of the core and the passes
+# Line coverage takes as long as the tests themselves.
+test: $(STAMP) ## run the tests; with COVERAGE=yes also line coverage of the core and the passes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
-		--cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+		$(if $(COVERAGE),--cov --cov-report=term-missing:skip-covered) $(PYTEST_ARGS)
 
 # mypy cannot follow package-dir, so it gets the tree as it is installed.
 lint: $(STAMP) ## ruff (rules and format) and mypy

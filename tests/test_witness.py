@@ -120,6 +120,14 @@ def test_a_reference_agrees_with_the_activation_that_is_put_in(name):
 
 
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
+def test_a_reference_is_as_exact_for_small_values_as_for_large_ones(name):
+    # The activations of deep networks shrink, and a network's values are compared relative to themselves.
+    sizes = torch.logspace(-9, 0, 91, dtype=torch.float64)
+    x = torch.cat([sizes, -sizes])
+    assert torch.allclose(reference_of(name)(x), activation_by_name(name)(x), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_a_reference_is_an_antiderivative_of_its_activation(name):
     x, h = grid() + 0.013, 1e-4
     function = reference_of(name)
