@@ -189,14 +189,17 @@ def take_census(model: nn.Module, example_inputs: Any = None, *, graphs: bool = 
     model = as_module(model)
     places = Places(model)
     recording = Recording() if example_inputs is None else _record(model, places, example_inputs)
-    with uncollected():
-        events = _merge(recording, _static_events(places))
-    # Graphs that were recorded are compared with runs, whose tensors may be garbage.
-    with patched_once(), uncollected() if example_inputs is None else contextlib.nullcontext():
+    # With inputs, traces are run, and their tensors may be garbage.
+    with uncollected() if example_inputs is None else contextlib.nullcontext():
+        return _census(model, places, recording, graphs=graphs, ran=example_inputs is not None)
+
+
+def _census(model: nn.Module, places: Places, recording: Recording, *, graphs: bool, ran: bool) -> Census:
+    events = _merge(recording, _static_events(places))
+    with patched_once():
         captures = _captures(places, recording, trace_all=graphs)
-    in_graphs = list(_node_sites(places, recording if example_inputs is not None else None))  # marks their nodes
+    in_graphs = list(_node_sites(places, recording if ran else None))  # marks their nodes
     rules = BlockRules(model, places.tree.modules, {c.path: c for c in captures})
-    ran = example_inputs is not None
     sites = [_slot_site(places, slot, recording, ran) for slot in places.slots if places.match_of(slot.value)]
     sites += _call_sites(places, events, ran)
     sites += fused_sites(places, recording if ran else None)

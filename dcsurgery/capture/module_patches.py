@@ -58,13 +58,14 @@ class _Switched:
 @contextlib.contextmanager
 def patched_once() -> Iterator[None]:
     """Let all traces within share one patch of torch.nn.Module; with another torch.fx they patch it themselves."""
-    patcher: Any = getattr(_symbolic_trace, "_Patcher", None)
+    tracing: Any = _symbolic_trace
+    patcher: Any = getattr(tracing, "_Patcher", None)
     if not hasattr(patcher, "patch_method") or any(name not in nn.Module.__dict__ for name in _NAMES):
         yield
         return
     switches = {name: _Switch(name) for name in _NAMES}
 
-    class Patcher(patcher):  # type: ignore[misc] # a class that torch does not declare
+    class Patcher(patcher):
         def patch_method(self, cls: type, name: str, new_fn: Callable[..., Any], deduplicate: bool = True) -> None:
             if cls is nn.Module and name in switches and not deduplicate:
                 patch = _Switched(switches[name], new_fn)
@@ -75,10 +76,10 @@ def patched_once() -> Iterator[None]:
 
     for switch in switches.values():
         switch.install()
-    _symbolic_trace._Patcher = Patcher  # type: ignore[misc]
+    tracing._Patcher = Patcher
     try:
         yield
     finally:
-        _symbolic_trace._Patcher = patcher
+        tracing._Patcher = patcher
         for switch in switches.values():
             switch.remove()

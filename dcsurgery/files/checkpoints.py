@@ -267,7 +267,7 @@ def load_weights(model: nn.Module, weights: Any, where: str) -> str:
         value.dtype for value in stripped.values() if isinstance(value, torch.Tensor) and value.is_floating_point()
     }
     if len(types) == 1:
-        model.to(*types)
+        model.to(dtype=types.pop())
     try:
         model.load_state_dict(stripped, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -145,6 +145,7 @@ class _Forward:
         self._body = body
         self._locals: set[str] = set()
         self._self = "self"
+        self._taken = names.bound.keys() | _BUILTINS | _CONSTANTS | {"getattr"}
 
     def check(self, function: ast.FunctionDef) -> None:
         arguments = function.args
@@ -186,8 +187,7 @@ class _Forward:
     def _bind(self, target: ast.expr) -> None:
         names = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
         for name in names:
-            taken = self._names.bound.keys() | _BUILTINS | _CONSTANTS | {"getattr"}
-            if not isinstance(name, ast.Name) or name.id in taken or name.id == self._self:
+            if not isinstance(name, ast.Name) or name.id in self._taken or name.id == self._self:
                 raise self._bad(target)
             self._locals.add(name.id)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dcsurgery.files.graph_building import built
 from dcsurgery.files.graph_code import check_graph_code
 from dcsurgery.files.safe_rules import Entry, Forbidden, Rules, is_plain
 from dcsurgery.subclass import Amendment, rebuild
@@ -111,6 +112,9 @@ def _check_code_names(rules: Rules, value: Any) -> None:
 
 def _graph_module(rules: Rules, args: tuple[Any, ...]) -> Any:
     if len(args) == 2 and type(args[0]) is dict and type(args[1]) is str:
+        module = built(args[0], args[1], rules.allows_module)
+        if module is not None:
+            return module
         check_graph_code(args[0], args[1], rules.allows_module)
         return torch.fx.graph_module.reduce_graph_module(*args)
     raise Forbidden("torch.fx.graph_module.reduce_graph_module", "called for something other than a GraphModule")
