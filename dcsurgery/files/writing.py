@@ -22,7 +22,6 @@ from dcsurgery.errors import BadInput, SurgeryError
 from dcsurgery.exported import ProgramModule, program_of
 from dcsurgery.files import checkpoints
 from dcsurgery.files.destination import check_output, temporary_beside
-from dcsurgery.files.programs import write_program
 from dcsurgery.files.proof import compare, needs_this_process, reread
 from dcsurgery.files.reading import ModelFile
 from dcsurgery.files.training_state import fit_training_state
@@ -209,6 +208,8 @@ def _dump(value: Any, temporary: Path, path: Path, model: nn.Module) -> None:
                 if isinstance(value, bytes):
                     file.write(value)
                 elif isinstance(value, torch.export.ExportedProgram):
+                    from dcsurgery.files.programs import write_program  # imports torch's compiler, for seconds
+
                     write_program(value, file)
                 else:
                     torch.save(value, file)
