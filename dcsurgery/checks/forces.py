@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ __all__ = ["Recognised", "check_forces", "recognise_forces"]
 NAME = "forces"
 LIMIT = 1e-5  # of the largest force: central differences are good to about 1e-8 of the energy
 _DIRECTIONS = 3
+# Of the positions. A smaller one follows where the first does not agree: the forces of IReLU have kinks, and a step over one
+# is off by its length, while wrong forces are off by the same amount at every step.
+_STEPS = (1e-4, 1e-5, 1e-6)
 _ROUNDINGS = 8  # units in the last place of the energies that a difference may be off
 _BLUR = 1e-2  # of the forces: differences that are rounded more coarsely say nothing
 _SINGLE = 90  # components that are looked at one by one to name the place
@@ -96,35 +100,43 @@ def _compare(function: Function, outputs: dict[str, Tensor], found: Recognised) 
     if not bool(torch.isfinite(forces).all()) or largest < 1e-12:
         return Check(NAME, "skip", reason=f"the forces are zero or not finite; {told}")
     position = function.inputs[found.positions].detach().clone()
-    step = 1e-4 * max(1.0, float(position.abs().mean()))
+    length = max(1.0, float(position.abs().mean()))
 
     def energy(x: Tensor) -> float:
         with torch.no_grad():
             function.inputs[found.positions].copy_(x)
         return float(function.run()[found.energy].detach().sum())
 
-    def slope(direction: Tensor) -> float:
+    def slope(direction: Tensor, step: float) -> float:
         # Richardson: the error of fourth order is below the limit for smooth models, also near cutoffs.
         first = (energy(position + step * direction) - energy(position - step * direction)) / (2 * step)
         second = (energy(position + 2 * step * direction) - energy(position - 2 * step * direction)) / (4 * step)
         return (4 * first - second) / 3
 
-    generator = torch.Generator().manual_seed(0)
-    worst = 0.0
     # Energies are rounded, so that differences of them are no better than this, however small the forces are.
     size = float(outputs[found.energy].detach().abs().sum())
-    rounding = _ROUNDINGS * torch.finfo(torch.float64).eps * size / step
-    for _ in range(_DIRECTIONS):
-        direction = torch.randn(forces.shape, generator=generator, dtype=torch.float64).to(forces)
-        projected = float((forces * direction).sum())
-        scale = float((forces * direction).abs().sum())
-        if rounding > _BLUR * scale:
-            told = f"the forces, {largest:.2g}, are too small beside the energy, {size:.2g}, for differences; {told}"
-            return Check(NAME, "skip", reason=told)
-        worst = max(worst, max(0.0, abs(projected + slope(direction)) - rounding) / scale)
-    if worst <= LIMIT:
-        return Check(NAME, "pass", worst, LIMIT, told)
-    return Check(NAME, "fail", worst, LIMIT, f"{found.forces} is not -dE/dx{_where(forces, slope)}; {told}")
+    worst = math.inf
+    for step in (length * part for part in _STEPS):
+        rounding = _ROUNDINGS * torch.finfo(torch.float64).eps * size / step
+        generator = torch.Generator().manual_seed(0)
+        errors = []
+        for _ in range(_DIRECTIONS):
+            direction = torch.randn(forces.shape, generator=generator, dtype=torch.float64).to(forces)
+            projected = float((forces * direction).sum())
+            scale = float((forces * direction).abs().sum())
+            if rounding > (_BLUR if worst == math.inf else LIMIT) * scale:
+                break
+            errors.append(max(0.0, abs(projected + slope(direction, step)) - rounding) / scale)
+        if len(errors) < _DIRECTIONS:
+            break
+        worst = min(worst, max(errors))
+        if worst <= LIMIT:
+            return Check(NAME, "pass", worst, LIMIT, told)
+    if worst == math.inf:
+        told = f"the forces, {largest:.2g}, are too small beside the energy, {size:.2g}, for differences; {told}"
+        return Check(NAME, "skip", reason=told)
+    where = _where(forces, lambda direction: slope(direction, length * _STEPS[0]))
+    return Check(NAME, "fail", worst, LIMIT, f"{found.forces} is not -dE/dx{where}; {told}")
 
 
 def _where(forces: Tensor, slope: Any) -> str:

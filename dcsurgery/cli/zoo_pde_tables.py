@@ -62,4 +62,4 @@ def as_markdown(number: int, rows: list[Row], record: RunRecord) -> str:
     facts = f"Mean ± standard deviation over seeds. Settings: {settings}. Data: {record.data.get('name')}."
     device = f"{record.device}; " + ", ".join(f"{key} {value}" for key, value in record.versions.items())
     notes = "\n".join(f"* {note}" for note in tables.notes(number))
-    return f"# Table {number}\n\n{facts}\n{device}.\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
+    return f"# Table {number}\n\n`{record.command}`\n\n{facts}\n{device}.\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
