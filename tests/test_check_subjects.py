@@ -191,6 +191,24 @@ def test_forces_that_the_rounding_of_the_energy_hides_are_not_judged():
     assert check_forces(loud, (rows(5, 3),)).status == "fail"
 
 
+class Kink(nn.Module):
+    """Energies whose second derivative jumps from 0 to 2 half a step beside the positions."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, pos):
+        beyond = torch.relu(pos + 5e-5)
+        return {"energy": (beyond**2).sum(), "forces": -2 * self.factor * beyond}
+
+
+def test_a_kink_beside_the_positions_is_no_wrong_force():
+    # A step of 1e-4 goes over the kink, the next smaller one does not.
+    assert check_forces(Kink(1.0), (torch.zeros(5, 3),)).status == "pass"
+    assert check_forces(Kink(1.01), (torch.zeros(5, 3),)).status == "fail"
+
+
 def test_an_output_without_forces_is_skipped_with_the_reason():
     assert "no energy and forces" in check_forces(mlp(nn.Tanh()), (rows(),)).reason
 

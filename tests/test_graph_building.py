@@ -159,6 +159,7 @@ def test_small_graphs_go_the_usual_way():
         lines("len = x\nx = torch.tanh(x)\n"),
         lines("self = x\nx = torch.tanh(x)\n"),
         lines("x = torch.tanh(x)\n").replace("self, x", "self, x, torch"),
+        lines("y = torch.add(open, x)\nopen = x\n"),  # the builtin, until it is assigned
         lines("x = torch.tanh(x).__class__\n"),
         lines("x = getattr(x, '__class__')\n"),
     ],

@@ -266,9 +266,9 @@ def load_weights(model: nn.Module, weights: Any, where: str) -> str:
     types = {
         value.dtype for value in stripped.values() if isinstance(value, torch.Tensor) and value.is_floating_point()
     }
-    if len(types) == 1:
-        model.to(dtype=types.pop())
     try:
+        if len(types) == 1:
+            model.to(dtype=types.pop())
         model.load_state_dict(stripped, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         line = str(error).strip().splitlines()[-1].strip()

@@ -92,6 +92,7 @@ def _read(text: str) -> _Source | None:
         return None
     arguments = header[1].split(", ")[1:]
     known = set(arguments)
+    elsewhere: set[str] = set()  # names that are no values yet: modules, builtins
     lines = []
     for line in rest:
         parts = _LINE.fullmatch(line)
@@ -104,12 +105,15 @@ def _read(text: str) -> _Source | None:
         def hole(token: re.Match[str], values: dict[str, str] = values) -> str:
             name = token[2]
             if name is None or name not in known:
+                elsewhere.add(name or "")
                 return token[0]
             return values.setdefault(name, _HOLE.format(len(values)))
 
         kind = _TOKEN.sub(hole, parts[2])
         lines.append((parts[1], kind, tuple(values)))
         known.add(parts[1])
+    if known & elsewhere:  # used before it is assigned: in a small program it would be the builtin of that name
+        return None
     try:
         returned = ast.parse(last.strip().removeprefix("return "), mode="eval").body
     except SyntaxError:
