@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dcsurgery.collection import uncollected
+from dcsurgery.compiling_later import copies_compile_later
 from dcsurgery.errors import BadInput
 from dcsurgery.tree import Tree
 
@@ -40,7 +41,8 @@ def copied(model: nn.Module) -> nn.Module:
             else:
                 _begin(module, memo)
         # A copy of a TorchScript module is computed from it: with a history its parameters would be no leaves.
-        with torch.no_grad() if scripted else contextlib.nullcontext(), without_torch_warnings():
+        history = torch.no_grad() if scripted else contextlib.nullcontext()
+        with history, without_torch_warnings(), copies_compile_later(model):
             duplicate = copy.deepcopy(model, memo)
     except Exception as error:  # noqa: BLE001 - user code runs in deepcopy
         raise BadInput(

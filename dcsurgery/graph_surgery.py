@@ -16,6 +16,7 @@ from dcsurgery.activations import activation_by_name, irelu
 from dcsurgery.calls import GatedLinear, is_inplace, pass_on
 from dcsurgery.capture.nodes import NEW
 from dcsurgery.capture.pointwise import name_of
+from dcsurgery.compiling_later import compile_later
 from dcsurgery.copying import without_torch_warnings
 from dcsurgery.errors import Refused
 from dcsurgery.exported import ProgramModule
@@ -89,7 +90,7 @@ class GraphSurgery:
         for path in modules:
             self._forget(path)
         self.module.graph.lint()
-        self.module.recompile()
+        compile_later(self.module)
 
     def undo(self) -> None:
         """Give the module its graph, its tensors and its children back."""

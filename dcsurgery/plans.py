@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -166,6 +166,11 @@ class Plan:
             raise BadInput(
                 "not a dcsurgery plan: no 'dcsurgery_plan' entry", where=source, fix="make one with dcsurgery plan"
             )
+        return Plan.from_dict(raw, source=source)
+
+    @staticmethod
+    def from_dict(raw: Any, *, source: str | None = None) -> Plan:
+        """Read what `to_dict` returned; errors as in `from_yaml`."""
         try:
             return _PlanFile.model_validate(raw).to_plan()
         except pydantic.ValidationError as error:
@@ -190,6 +195,8 @@ def _edit_to_dict(edit: Edit) -> dict[str, Any]:
 
 
 def _asdict(place: Place) -> dict[str, Any]:
+    if not isinstance(place, CallPlace):  # there may be many thousands, and nothing in them is to be taken apart
+        return {entry.name: getattr(place, entry.name) for entry in fields(place)}
     entry = asdict(place)
     for chain in entry.get("chains", ()):
         for step in chain:

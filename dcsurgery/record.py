@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
+from dcsurgery.errors import BadInput
 from dcsurgery.plans import Edit, Plan
 
 __all__ = ["Record", "note", "recorded"]
@@ -14,14 +17,51 @@ __all__ = ["Record", "note", "recorded"]
 _NAME = "_dcsurgery_record"
 
 
-@dataclass(slots=True)
 class Record:
     """The plans, in the order in which they were applied; pickled and copied with the model.
 
-    It has slots and no ``__dict__``, so that nobody who looks for modules in a model's attributes looks into it.
+    It has slots and no ``__dict__``, so that nobody who looks for modules in a model's attributes looks into it. In a file
+    it is a text, which is read in no time, also by a reader that looks at every object, and taken apart when somebody asks.
     """
 
-    plans: tuple[Plan, ...] = ()
+    __slots__ = ("_plans", "_text")
+
+    def __init__(self, plans: tuple[Plan, ...] = ()) -> None:
+        self._plans: tuple[Plan, ...] | None = plans
+        self._text: str | None = None
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans."""
+        if self._plans is None:
+            assert self._text is not None
+            self._plans = tuple(Plan.from_dict(raw, source="the model's record") for raw in json.loads(self._text))
+        return self._plans
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._text is None and self._plans is not None and _is_plain([edit.settings for edit in _all(self._plans)]):
+            self._text = json.dumps([plan.to_dict() for plan in self._plans])
+        return {"plans": self._plans} if self._text is None else {"text": self._text}
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple):  # as dcsurgery wrote it at first: (None, {"plans": …})
+            state = state[1]
+        self._plans, self._text = state.get("plans"), state.get("text")
+        if self._plans is None and not isinstance(self._text, str):
+            raise BadInput("its record of edits is damaged", fix="copy or save the file again")
+
+
+def _all(plans: tuple[Plan, ...]) -> Iterator[Edit]:
+    return (edit for plan in plans for edit in plan.edits)
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether JSON gives a value back as it is."""
+    if isinstance(value, dict):
+        return all(type(key) is str and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)
 
 
 def note(model: nn.Module, plan: Plan) -> Callable[[], None]:

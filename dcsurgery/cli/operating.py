@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from dcsurgery.cli.inputs import Source, read_plan
 from dcsurgery.cli.outputs import Destination, default_output, write_text
 from dcsurgery.cli.request import Request
 from dcsurgery.cli.screen import Screen, screen_for
+from dcsurgery.collection import uncollected
 from dcsurgery.errors import BadInput
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def apply(
     verbose: options.Verbose = False,
 ) -> int:
     """Apply a plan to the model that it was made for, check the result, and write it."""
-    with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
+    with _collected(inputs), screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
         source = Source(model, inputs, trust, tuple(imports or ()))
         to = Destination(output or default_output(model), report, force, not no_verify, keep_failed, diff)
         source.check()
@@ -87,7 +89,7 @@ def transform(
     verbose: options.Verbose = False,
 ) -> int:
     """Edit a model file: plan, apply, check, write. Without an edit the output is a copy."""
-    with screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
+    with _collected(inputs), screen_for(quiet=quiet, verbose=verbose, as_json=as_json) as screen:
         source = Source(model, inputs, trust, tuple(imports or ()))
         request = Request(
             irelu,
@@ -121,6 +123,11 @@ def transform(
                 process,
                 show_diff_of_plan=dry_run and diff is not None,
             )
+
+
+def _collected(inputs: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Collect garbage only where models run: nothing else makes enough of it to be worth looking for."""
+    return uncollected() if inputs is None else contextlib.nullcontext()
 
 
 def _operate(

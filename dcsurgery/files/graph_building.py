@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx import graph_module
-from torch.fx._lazy_graph_module import _make_graph_module
 from torch.fx.node import map_arg
 
+from dcsurgery import compiling_later
 from dcsurgery.files.graph_code import check_graph_code
 from dcsurgery.files.safe_rules import Forbidden
 
@@ -178,8 +178,11 @@ def _graph(source: _Source, nodes: Mapping[str, fx.Node]) -> fx.Graph | None:
     for name, kind, names in source.lines:
         pattern = nodes[kind]
         holes = {_HOLE.format(index): values[value] for index, value in enumerate(names)}
-        args, kwargs = _filled(pattern.args, holes), _filled(pattern.kwargs, holes)
-        values[name] = graph.create_node(pattern.op, pattern.target, args, kwargs)
+        node = values[name] = graph.create_node(pattern.op, pattern.target)
+        # Arguments that are given at once are searched for symbolic numbers, which code does not hold.
+        node.args = _filled(pattern.args, holes)
+        if pattern.kwargs:
+            node.kwargs = _filled(pattern.kwargs, holes)
         if pattern.op == "call_module":  # torch.fx numbers the calls of a module
             (where,) = pattern.meta["nn_module_stack"].values()
             number = f"@{calls[pattern.target]}" if calls[pattern.target] else ""
@@ -223,8 +226,8 @@ def _module(body: Mapping[str, Any], graph: fx.Graph) -> fx.GraphModule:
     attributes = dict(body)
     code = graph_module._CodeOnlyModule(attributes)
     name = attributes.get("_graphmodule_cls_name", "GraphModule")
-    module: fx.GraphModule = _make_graph_module(code, graph, class_name=name)
+    module = compiling_later.graph_module(code, graph, name)
     for key, value in attributes.items():
-        if not hasattr(module, key):
+        if key not in compiling_later.LEFT and not hasattr(module, key):
             setattr(module, key, value)
     return module

@@ -49,6 +49,7 @@ _ENUMS = {"inspect": {"_ParameterKind"}}
 # Helper classes that are not modules: made empty, filled with state, and harmless whatever the state is.
 _HELPERS = {
     "argparse": {"Namespace"},
+    "dcsurgery.record": {"Record"},
     "deepxde.nn.deeponet_strategy": {
         "IndependentStrategy",
         "SingleOutputStrategy",

@@ -1,0 +1,98 @@
+"""Compile a GraphModule when somebody first wants its code, not each time its graph is made, copied or edited.
+
+torch.fx writes and compiles a graph's Python code on all these occasions. A file that is read, copied, edited and written
+would be compiled four times and not run once; for a large graph that is most of the work. Here the class of the module,
+which torch.fx makes for each instance, gets members that compile it, and loses them when that is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import fx, nn
+from torch.fx.graph import PythonCode
+
+__all__ = ["LEFT", "compile_later", "copies_compile_later", "graph_module"]
+
+#: What compiling leaves in the module's attributes, the last two only where inputs and outputs are nested.
+LEFT = ("_code", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec")
+_MEMBERS = (*LEFT, "forward", "code", "__reduce_package__")
+
+
+class _Later:
+    """A member of a class: compiles the module, and is then what the module or its class has under that name."""
+
+    def __init__(self, module: fx.GraphModule, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        _compile(self._module)
+        return getattr(owner if instance is None else instance, self._name)
+
+
+def compile_later(module: fx.GraphModule) -> None:
+    """Let a module be compiled when it is called, pickled, or asked for its code; a subclass of GraphModule is now."""
+    cls = type(module)
+    if not _is_plain(cls):
+        module.recompile()
+        return
+    for name in LEFT:
+        vars(module).pop(name, None)
+    for name in _MEMBERS:
+        setattr(cls, name, _Later(module, name))
+    cls.recompile = _compile  # type: ignore[method-assign]
+    cls.__reduce__ = _reduce  # type: ignore[method-assign]
+
+
+def graph_module(root: nn.Module, graph: fx.Graph, name: str = "GraphModule") -> fx.GraphModule:
+    """Return a GraphModule that is compiled later."""
+    module = fx.GraphModule.__new__(fx.GraphModule, root, graph)
+    _initialize(module, root, graph, name)
+    return module
+
+
+@contextlib.contextmanager
+def copies_compile_later(model: nn.Module) -> Iterator[None]:
+    """Let deep copies of a model's GraphModules be compiled later."""
+    modules = (module for module in model.modules() if isinstance(module, fx.GraphModule))
+    classes = [type(module) for module in modules if _is_plain(type(module))]
+    for cls in classes:
+        cls._deepcopy_init = lambda _: _initialize  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for cls in classes:
+            del cls._deepcopy_init
+
+
+def _initialize(module: fx.GraphModule, *arguments: Any) -> None:
+    cls = type(module)
+    cls.recompile = compile_later  # type: ignore[assignment]
+    fx.GraphModule.__init__(module, *arguments)
+
+
+def _compile(module: fx.GraphModule) -> PythonCode:
+    cls = next(cls for cls in type(module).__mro__ if "recompile" in vars(cls))
+    for name in _MEMBERS:
+        if isinstance(vars(cls).get(name), _Later):
+            delattr(cls, name)
+    del cls.recompile, cls.__reduce__
+    return module.recompile()
+
+
+def _reduce(module: fx.GraphModule) -> Any:
+    """Pickle the module as torch.fx does, which compiles it once more, with the code that was made for this."""
+    code, cls = _compile(module), type(module)
+    cls.recompile = lambda _: code  # type: ignore[method-assign]
+    try:
+        return module.__reduce__()
+    finally:
+        del cls.recompile
+
+
+def _is_plain(cls: type) -> bool:
+    """Say whether a class is the one that torch.fx has made for one instance of GraphModule itself."""
+    return cls.__bases__ == (fx.GraphModule,) and cls.__qualname__.endswith(".GraphModuleImpl")
