@@ -202,7 +202,7 @@ def exponent(sizes: list[int], seconds: list[float]) -> float:
     Times that do not stand out of the noise of a process's start are left out; NaN if fewer than two are left.
     """
     points = [(math.log(size), math.log(second)) for size, second in zip(sizes, seconds, strict=True) if second > NOISE]
-    if len(points) < 2:  # noqa: PLR2004
+    if len(points) < 2:
         return math.nan
     x, y = [point[0] for point in points], [point[1] for point in points]
     mean_x, mean_y = statistics.mean(x), statistics.mean(y)

@@ -8,7 +8,7 @@ which torch.fx makes for each instance, gets members that compile it, and loses 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import fx, nn
@@ -35,7 +35,7 @@ class _Later:
 
 def compile_later(module: fx.GraphModule) -> None:
     """Let a module be compiled when it is called, pickled, or asked for its code; a subclass of GraphModule is now."""
-    cls = type(module)
+    cls: Any = type(module)
     if not _is_plain(cls):
         module.recompile()
         return
@@ -43,8 +43,8 @@ def compile_later(module: fx.GraphModule) -> None:
         vars(module).pop(name, None)
     for name in _MEMBERS:
         setattr(cls, name, _Later(module, name))
-    cls.recompile = _compile  # type: ignore[method-assign]
-    cls.__reduce__ = _reduce  # type: ignore[method-assign]
+    cls.recompile = _compile
+    cls.__reduce__ = _reduce
 
 
 def graph_module(root: nn.Module, graph: fx.Graph, name: str = "GraphModule") -> fx.GraphModule:
@@ -58,9 +58,9 @@ def graph_module(root: nn.Module, graph: fx.Graph, name: str = "GraphModule") ->
 def copies_compile_later(model: nn.Module) -> Iterator[None]:
     """Let deep copies of a model's GraphModules be compiled later."""
     modules = (module for module in model.modules() if isinstance(module, fx.GraphModule))
-    classes = [type(module) for module in modules if _is_plain(type(module))]
+    classes: list[Any] = [type(module) for module in modules if _is_plain(type(module))]
     for cls in classes:
-        cls._deepcopy_init = lambda _: _initialize  # type: ignore[method-assign]
+        cls._deepcopy_init = lambda _: _initialize
     try:
         yield
     finally:
@@ -69,24 +69,24 @@ def copies_compile_later(model: nn.Module) -> Iterator[None]:
 
 
 def _initialize(module: fx.GraphModule, *arguments: Any) -> None:
-    cls = type(module)
-    cls.recompile = compile_later  # type: ignore[assignment]
+    cls: Any = type(module)
+    cls.recompile = compile_later
     fx.GraphModule.__init__(module, *arguments)
 
 
 def _compile(module: fx.GraphModule) -> PythonCode:
-    cls = next(cls for cls in type(module).__mro__ if "recompile" in vars(cls))
-    for name in _MEMBERS:
-        if isinstance(vars(cls).get(name), _Later):
-            delattr(cls, name)
-    del cls.recompile, cls.__reduce__
+    for cls in type(module).__mro__:
+        for name, member in list(vars(cls).items()):
+            if isinstance(member, _Later) or member is _compile or member is _reduce:
+                delattr(cls, name)
     return module.recompile()
 
 
 def _reduce(module: fx.GraphModule) -> Any:
     """Pickle the module as torch.fx does, which compiles it once more, with the code that was made for this."""
-    code, cls = _compile(module), type(module)
-    cls.recompile = lambda _: code  # type: ignore[method-assign]
+    code = _compile(module)
+    cls: Any = type(module)
+    cls.recompile = lambda _: code
     try:
         return module.__reduce__()
     finally:

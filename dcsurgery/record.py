@@ -34,8 +34,13 @@ class Record:
     def plans(self) -> tuple[Plan, ...]:
         """The plans."""
         if self._plans is None:
-            assert self._text is not None
-            self._plans = tuple(Plan.from_dict(raw, source="the model's record") for raw in json.loads(self._text))
+            try:
+                found = json.loads(self._text or "")
+            except ValueError:
+                found = None
+            if type(found) is not list:
+                raise _damaged()
+            self._plans = tuple(Plan.from_dict(raw, source="the model's record") for raw in found)
         return self._plans
 
     def __getstate__(self) -> dict[str, Any]:
@@ -48,7 +53,11 @@ class Record:
             state = state[1]
         self._plans, self._text = state.get("plans"), state.get("text")
         if self._plans is None and not isinstance(self._text, str):
-            raise BadInput("its record of edits is damaged", fix="copy or save the file again")
+            raise _damaged()
+
+
+def _damaged() -> BadInput:
+    return BadInput("its record of edits is damaged", fix="copy or save the file again")
 
 
 def _all(plans: tuple[Plan, ...]) -> Iterator[Edit]:

@@ -543,6 +543,14 @@ def test_names_are_never_taken_for_markup():
     assert {"acts[bold]", "[red]"} <= set(_cells(tables.edits_table(plan)))
 
 
+def test_very_many_edits_are_folded_and_counted_by_kind():
+    edits = [Edit(f"a{index}", "replace", "silu" if index % 3 else "[tanh]", None, "irelu") for index in range(300)]
+    few, many = (tables.edits_table(dcs.Plan(tuple(edits[:count]), "Model")) for count in (200, 300))
+    assert (few.row_count, few.caption) == (200, None)
+    assert many.row_count == 50
+    assert str(many.caption) == "and 250 more (167 silu: irelu, 83 [tanh]: irelu); --json lists them all"
+
+
 def test_tables_say_what_shares_a_place_and_why_a_site_stays(folder):
     shared = nn.SiLU()
     census = dcs.inspect(nn.Sequential(shared, nn.Linear(2, 2), shared, nn.Sigmoid()))

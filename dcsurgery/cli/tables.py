@@ -26,6 +26,7 @@ _ROLES = (
     ("basis", "Bases (not edited)"),
 )
 _SHOWN = 2
+_MANY_EDITS, _FIRST_EDITS = 200, 50  # more than the first are not listed; how many are shown then
 _FOLDED = 14  # columns from which on everything but names and places is folded
 _SIGNS = {"delete": "-", "rescale": "+"}
 _STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow"}
@@ -123,12 +124,19 @@ def _summary(census: Census) -> str:
 
 
 def edits_table(plan: Plan) -> RenderableType:
-    """Return a plan's edits as a table; as a sentence if there are none."""
+    """Return a plan's edits as a table, the first ones if they are very many; as a sentence if there are none."""
     if not plan.edits:
         return f"{plan.model or 'the model'}: no edits, so the result is a copy"
     table = _table(f"{plan.model}: {len(plan.edits)} edit{'s' * (len(plan.edits) != 1)}", "", "site", "now", "then")
-    for edit in plan.edits:
+    shown = len(plan.edits) if len(plan.edits) <= _MANY_EDITS else _FIRST_EDITS
+    for edit in plan.edits[:shown]:
         table.add_row(*map(_cell, (_SIGNS.get(edit.action, "~"), edit.site or "(model)", edit.operator, _then(edit))))
+    if shown < len(plan.edits):
+        kinds = Counter(f"{edit.operator}: {_then(edit)}" for edit in plan.edits[shown:])
+        rest = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(_SHOWN))
+        more = ", …" if len(kinds) > _SHOWN else ""
+        table.caption = Text(f"and {len(plan.edits) - shown} more ({rest}{more}); --json lists them all")
+        table.caption_justify = "left"
     return table
 
 

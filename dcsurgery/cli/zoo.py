@@ -34,9 +34,9 @@ _ELSEWHERE = {
 
 #: What a word of their arguments sends elsewhere: the PINNs have other options.
 _PINN = {
-    "train": (lambda words: any(word.startswith("pinn-") for word in words), "train_pinn"),
-    "table": (lambda words: not {"3", "4", "5"}.isdisjoint(words), "pinn_table"),
-    "data": (lambda words: words[:1] == ["pde"], "pde_data"),
+    "train": (lambda words: any(word.startswith("pinn-") for word in words), "zoo_pde_training", "train_pinn"),
+    "table": (lambda words: not {"3", "4", "5"}.isdisjoint(words), "zoo_pde_table", "pinn_table"),
+    "data": (lambda words: words[:1] == ["pde"], "zoo_pde_data", "pde_data"),
 }
 
 
@@ -58,11 +58,11 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find a command, and what is left of the arguments; the PINNs' commands are chosen by these."""
         cmd_name, *words = args
-        chosen, member = _PINN.get(cmd_name, (None, ""))
+        chosen, module, member = _PINN.get(cmd_name, (None, "", ""))
         if chosen is None or not chosen(words):
             return super().resolve_command(ctx, args)
         name = "data pde" if cmd_name == "data" else cmd_name
-        return name, _command(name, "dcsurgery.cli.zoo_pde", member), words[1:] if cmd_name == "data" else words
+        return name, _command(name, f"dcsurgery.cli.{module}", member), words[1:] if cmd_name == "data" else words
 
 
 def _command(name: str, module: str, member: str) -> Any:
