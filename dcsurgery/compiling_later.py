@@ -2,7 +2,8 @@
 
 torch.fx writes and compiles a graph's Python code on all these occasions. A file that is read, copied, edited and written
 would be compiled four times and not run once; for a large graph that is most of the work. Here the class of the module,
-which torch.fx makes for each instance, gets members that compile it, and loses them when that is done.
+which torch.fx makes for each instance, gets members that compile it, and loses them when that is done; those that stand for
+attributes stay, as whoever gives a module back the attributes that it had before a run takes these away again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["LEFT", "compile_later", "copies_compile_later", "graph_module"]
 
 #: What compiling leaves in the module's attributes, the last two only where inputs and outputs are nested.
 LEFT = ("_code", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec")
-_MEMBERS = (*LEFT, "forward", "code", "__reduce_package__")
+_MEMBERS = ("forward", "__reduce_package__")
 
 
 class _Later:
@@ -29,8 +30,14 @@ class _Later:
         self._name = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        _compile(self._module)
-        return getattr(owner if instance is None else instance, self._name)
+        if self._name not in LEFT:
+            _compile(self._module)
+            return getattr(owner if instance is None else instance, self._name)
+        if "_code" not in vars(self._module):
+            _compile(self._module)
+        if self._name in vars(self._module):
+            return vars(self._module)[self._name]
+        raise AttributeError(self._name)  # no specs of inputs and outputs that are not nested
 
 
 def compile_later(module: fx.GraphModule) -> None:
@@ -41,7 +48,7 @@ def compile_later(module: fx.GraphModule) -> None:
         return
     for name in LEFT:
         vars(module).pop(name, None)
-    for name in _MEMBERS:
+    for name in (*LEFT, *_MEMBERS):
         setattr(cls, name, _Later(module, name))
     cls.recompile = _compile
     cls.__reduce__ = _reduce
@@ -77,7 +84,7 @@ def _initialize(module: fx.GraphModule, *arguments: Any) -> None:
 def _compile(module: fx.GraphModule) -> PythonCode:
     for cls in type(module).__mro__:
         for name, member in list(vars(cls).items()):
-            if isinstance(member, _Later) or member is _compile or member is _reduce:
+            if name not in LEFT and (isinstance(member, _Later) or member is _compile or member is _reduce):
                 delattr(cls, name)
     return module.recompile()
 

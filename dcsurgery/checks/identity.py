@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from dcsurgery.checks.failing import raise_if_memory
 from dcsurgery.checks.outputs import equal, named_tensors
+from dcsurgery.compiling_later import LEFT
 from dcsurgery.copying import copied
 from dcsurgery.errors import SurgeryError
 from dcsurgery.example_inputs import call, preserved
@@ -102,10 +103,14 @@ def _leftovers(original: nn.Module, back: nn.Module) -> Iterator[str]:
         # Every GraphModule and every amended module has a class of its own.
         if type(old[path]).__qualname__ != type(new[path]).__qualname__:
             yield f"{path or 'the model'} is a {type(new[path]).__name__}"
-        names = vars(old[path]).keys() ^ vars(new[path]).keys()
+        names = (vars(old[path]).keys() ^ vars(new[path]).keys()) - _made_by_compiling(old[path])
         yield from (f"{path or 'the model'} has another attribute {name}" for name in sorted(names))
     before, after = original.state_dict(), back.state_dict()
     yield from (f"tensor {key} is there in one only" for key in before.keys() ^ after.keys())
     for key in before.keys() & after.keys():
         if isinstance(before[key], Tensor) and not equal(before[key], after[key]):
             yield f"tensor {key} has another value"
+
+
+def _made_by_compiling(module: nn.Module) -> frozenset[str]:
+    return frozenset(LEFT) if isinstance(module, fx.GraphModule) else frozenset()
