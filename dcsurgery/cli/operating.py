@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,6 +130,19 @@ def _collected(inputs: Path | None) -> contextlib.AbstractContextManager[None]:
     return uncollected() if inputs is None else contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def _threads(inputs: Path | None) -> Iterator[None]:
+    """Use one thread where no model runs: threads that wait for each other would take the second process's core."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if inputs else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _operate(
     command: str,
     screen: Screen,
@@ -149,7 +162,7 @@ def _operate(
     from dcsurgery.cli import tables
     from dcsurgery.retrying import examined
 
-    with screen.steps(4 if to is None else 7) as begin:
+    with _threads(source.inputs), screen.steps(4 if to is None else 7) as begin:
         begin("reading the inputs")
         example_inputs = source.read_inputs()
         begin(f"reading {source.model}")

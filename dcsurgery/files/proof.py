@@ -190,7 +190,7 @@ def _job(temporary: Path, written: str, like: ModelFile | None, folder: Path, in
         "outputs": str(folder / "outputs.pt"),
         "trust": trust,
         "imports": [str(Path(file).resolve()) for file in imports],
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if inputs else None,  # outputs may depend on it
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "builder": _name(checkpoints.builder()),
         "replay": _name(checkpoints.replayer()),

@@ -32,6 +32,7 @@ __all__ = ["answer", "describe", "describe_script", "describe_weights", "differe
 Description = dict[str, dict[str, str]]
 _SEED = 0
 _SHOWN = 3
+_THREADS = torch.get_num_threads()
 
 
 def describe(model: nn.Module, inputs: Any = None) -> Description:
@@ -150,6 +151,7 @@ def prepare(expected: Mapping[str, Any] | None = None, modules: Iterable[str] = 
     """
     from dcsurgery.files import installed, reading
 
+    torch.set_num_threads(1)  # the other process is at work, too, and waiting threads would take its core
     with contextlib.suppress(Exception):
         if expected is not None and expected["source"] is not None:
             imports = [Path(file) for file in expected["imports"]]
@@ -164,7 +166,7 @@ def answer(job: Mapping[str, Any]) -> None:
     """Do the job that `dcsurgery.files.proof` describes; write the answer to a file."""
     from dcsurgery.files import checkpoints, reading
 
-    torch.set_num_threads(job["threads"])
+    torch.set_num_threads(job["threads"] or _THREADS)
     torch.set_default_dtype(getattr(torch, job["dtype"]))
     told: dict[str, Any] = {}
     try:
