@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -153,10 +154,11 @@ def run(folder: Path, steps: int, seed: int, console: Console) -> None:
     edited = {patient.model: operate(patient, folder, console) for patient in PATIENTS}
     picture(PATIENTS[-1], folder, console)
     data = ethanol()
-    table = Table(title=f"{steps} steps of training on ethanol, mean absolute errors on 100 other frames")
+    title = f"{steps} steps of training on ethanol, mean absolute errors on 100 other frames"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("model", "energies", "variant", "C"):
         table.add_column(column, no_wrap=True)
-    for column in ("E before", "E after", "F before", "F after"):
+    for column in ("E\nbefore", "E\nafter", "F\nbefore", "F\nafter"):
         table.add_column(column, justify="right", no_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console.print()
@@ -191,7 +193,12 @@ def run(folder: Path, steps: int, seed: int, console: Console) -> None:
 def _row(patient: Patient, variant: str, history: History) -> tuple[str, ...]:
     errors = (history.before.energy, history.after.energy, history.before.force, history.after.force)
     energies = "raw" if patient.reference == "none" else "-mean"
-    return (patient.model, energies, variant, f"{history.scale:g}", *(f"{error:.3g}" for error in errors))
+    return (patient.model, energies, variant, f"{history.scale:g}", *map(_short, errors))
+
+
+def _short(error: float) -> str:
+    """Return a number in three digits, without an exponent where it is large."""
+    return f"{float(f'{error:.3g}'):,.0f}" if 1000 <= error < 1e9 else f"{error:.3g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
