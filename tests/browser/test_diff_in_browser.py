@@ -190,6 +190,22 @@ def test_a_graph_of_10_000_nodes_is_ready_soon_and_opens_part_by_part(page, tmp_
     assert page.run("return document.activeElement.ariaLabel") == "tanh => irelu, replaced"
 
 
+def test_long_lists_show_more_when_asked_and_sites_are_found_in_them(page, tmp_path):
+    model = nn.Sequential(*(nn.SiLU() for _ in range(1200)))
+    path = tmp_path / "long.html"
+    path.write_text(dcs.apply(model, dcs.plan(model)).diff().to_html(), encoding="utf-8")
+    page.open(path)
+    assert len(page.find_all("#changes tbody tr")) == 500
+    assert page.find("#changes .more").text == "Show 500 more of 1200"
+    for expected in (1000, 1200):
+        page.find("#changes .more").click()
+        assert len(page.find_all("#changes tbody tr")) == expected
+    assert not page.find_all("#changes .more")
+    page.run("DCS.page.panels.markSite('1100')")
+    assert page.find("#sites .marked").text.startswith("1100 ")
+    assert len(page.find_all("#sites tbody tr")) == 1101
+
+
 def test_details_show_what_the_report_measured_at_a_site(page, norms):
     page.open(norms, "#node=2.0")
     assert "check: residual 0" in page.find("#details").text

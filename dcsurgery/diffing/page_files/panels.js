@@ -10,6 +10,8 @@ DCS.tag = (name, attributes = {}, ...children) => {
   return made;
 };
 
+DCS.ROWS = 500;
+
 DCS.Panels = class {
   constructor(tree, on) {
     Object.assign(this, { tree, on });
@@ -59,44 +61,60 @@ DCS.Panels = class {
     return DCS.tag("button", { type: "button", class: "jump", click: () => this.on.jump(node) }, text);
   }
 
-  fill(id, head, rows, empty) {
+  // Fill a list with the first of its items; a button below makes more rows. Returns what makes rows up to an item.
+  fill(id, head, items, row, empty) {
     const panel = document.getElementById(id);
-    if (!rows.length) {
+    if (!items.length) {
       panel.replaceChildren(DCS.tag("p", {}, empty));
-      return;
+      return () => {};
     }
     const names = DCS.tag("tr", {}, ...head.map((name) => DCS.tag("th", { scope: "col" }, name)));
-    panel.replaceChildren(DCS.tag("table", {}, DCS.tag("thead", {}, names), DCS.tag("tbody", {}, ...rows)));
+    const body = DCS.tag("tbody");
+    panel.replaceChildren(DCS.tag("table", {}, DCS.tag("thead", {}, names), body));
+    let made = 0;
+    const more = DCS.tag("button", { type: "button", class: "more", click: () => extend(made + DCS.ROWS) });
+    const extend = (end) => {
+      for (; made < Math.min(end, items.length); made += 1) body.append(row(items[made]));
+      if (made < items.length) more.textContent = `Show ${Math.min(DCS.ROWS, items.length - made)} more of ${items.length}`;
+      else more.remove();
+    };
+    extend(DCS.ROWS);
+    if (made < items.length) panel.append(more);
+    return extend;
   }
 
   fillChanges() {
-    const rows = this.tree.data.changes.filter((change) => !this.hidden.has(change.state)).map((change) => {
+    const changes = this.tree.data.changes.filter((change) => !this.hidden.has(change.state));
+    const row = (change) => {
       const node = this.tree.nodes[change.nodes[0]];
       const sign = DCS.tag("td", { class: `sign ${change.state}`, title: change.state }, DCS.SIGNS[change.state]);
       const name = node ? this.jumper(node, change.name) : change.name;
       const note = change.note ? ` (${change.note})` : "";
       return DCS.tag("tr", {}, sign, DCS.tag("td", {}, name), DCS.tag("td", { class: `state ${change.state}` }, change.text + note));
-    });
-    this.fill("changes", ["", "where", "what"], rows, "No changes.");
+    };
+    this.fill("changes", ["", "where", "what"], changes, row, "No changes.");
   }
 
   fillSites() {
     this.siteRows = new Map();
-    const seen = new Set();
-    const rows = [];
-    for (const node of this.tree.nodes) {
-      const details = node.d && node.d[0];
-      if (!details || !details.site || seen.has(details.site)) continue;
-      seen.add(details.site);
+    this.siteOrder = new Map();
+    const nodes = this.tree.nodes.filter((node) => {
+      const site = node.d && node.d[0] && node.d[0].site;
+      if (!site || this.siteOrder.has(site)) return false;
+      this.siteOrder.set(site, this.siteOrder.size);
+      return true;
+    });
+    const row = (node) => {
+      const details = node.d[0];
       const state = this.tree.state(node);
-      const row = DCS.tag("tr", {},
+      const made = DCS.tag("tr", {},
         DCS.tag("td", {}, this.jumper(node, details.site)),
         DCS.tag("td", {}, details.role + (details.block ? ` (${details.block})` : "")),
         DCS.tag("td", { class: `state ${state}` }, node.change ? node.change.text : node.b));
-      this.siteRows.set(details.site, row);
-      rows.push(row);
-    }
-    this.fill("sites", ["site", "role", "what"], rows, "No sites.");
+      this.siteRows.set(details.site, made);
+      return made;
+    };
+    this.makeSites = this.fill("sites", ["site", "role", "what"], nodes, row, "No sites.");
   }
 
   search(text) {
@@ -111,16 +129,15 @@ DCS.Panels = class {
       const held = this.tree.text(node);
       return words.every((word) => held.includes(word));
     }) : [];
-    const most = 200;
-    const rows = this.hits.slice(0, most).map((node) =>
-      DCS.tag("tr", {}, DCS.tag("td", {}, this.jumper(node, node.i)), DCS.tag("td", {}, this.tree.label(node, 0))));
-    this.fill("found", ["node", "what"], rows, words.length ? "Nothing found." : "Type into the search field.");
-    if (this.hits.length > most) document.getElementById("found").append(DCS.tag("p", {}, `${this.hits.length - most} more`));
+    const row = (node) =>
+      DCS.tag("tr", {}, DCS.tag("td", {}, this.jumper(node, node.i)), DCS.tag("td", {}, this.tree.label(node, 0)));
+    this.fill("found", ["node", "what"], this.hits, row, words.length ? "Nothing found." : "Type into the search field.");
   }
 
   markSite(site) {
+    if (!this.siteOrder.has(site)) return;
+    this.makeSites(this.siteOrder.get(site) + 1);
     const row = this.siteRows.get(site);
-    if (!row) return;
     this.show("sites");
     for (const other of this.siteRows.values()) other.classList.toggle("marked", other === row);
     row.scrollIntoView({ block: "center" });
