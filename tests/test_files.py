@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -321,9 +322,10 @@ def test_checkpoints_are_rebuilt_and_keep_their_other_entries(registry, prefix, 
     assert recheck.describe_weights(read.model.state_dict()) == recheck.describe_weights(Net().state_dict())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_checkpoint_of_another_precision_is_not_rounded(registry, dtype, tmp_path):
-    weights = {k: (v + 1 / 3).to(dtype) if v.is_floating_point() else v for k, v in Net().state_dict().items()}
+@pytest.mark.parametrize("dtypes", [[torch.float64], [torch.bfloat16], [torch.float32, torch.float64, torch.bfloat16]])
+def test_a_checkpoint_of_another_precision_is_not_rounded(registry, dtypes, tmp_path):
+    turn = itertools.cycle(dtypes)
+    weights = {k: (v + 1 / 3).to(next(turn)) if v.is_floating_point() else v for k, v in Net().state_dict().items()}
     read = files.read(checkpoint(tmp_path / "c.pt", state_dict=weights))
     assert recheck.describe_weights(read.model.state_dict()) == recheck.describe_weights(weights)
 

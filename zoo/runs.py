@@ -14,7 +14,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,7 +72,7 @@ class RunRecord:
         Seed of weights, batches and dropout.
     settings
         Everything that decides the result: size, recipe, batch, epochs, learning rate, loss, precision, ... A run can
-        only be resumed with equal ones.
+        only be resumed with equal ones, or to become longer.
     data
         ``name``, ``fingerprint``, numbers of structures, units.
     metrics
@@ -156,7 +156,9 @@ class RunRecord:
         return cls(**{key: value for key, value in document.items() if key in names})
 
 
-def open_run(folder: str | os.PathLike[str], record: RunRecord, *, resume: bool = False) -> tuple[Path, RunRecord]:
+def open_run(
+    folder: str | os.PathLike[str], record: RunRecord, *, resume: bool = False, length: Collection[str] = ()
+) -> tuple[Path, RunRecord]:
     """Make a run's folder, or find the one that a killed run left, and return the folder with the record to go on with.
 
     Parameters
@@ -167,6 +169,8 @@ def open_run(folder: str | os.PathLike[str], record: RunRecord, *, resume: bool 
         What is about to be run.
     resume
         Go on with a run in that folder. One that ended is returned as it is; look at ``ended``.
+    length
+        Names of settings that say how long the run is: where one is larger now, a finished run is gone on with.
 
     Returns
     -------
@@ -194,14 +198,24 @@ def open_run(folder: str | os.PathLike[str], record: RunRecord, *, resume: bool 
             where=str(path),
             fix="add --resume to go on with it, or choose --out",
         )
-    changes = changed_settings(before, record)
+    now, old = record.settings, before.settings
+    longer = {name: now[name] for name in length if _is_more(now.get(name), old.get(name))}
+    going_on = dataclasses.replace(before, settings={**before.settings, **longer})
+    changes = changed_settings(going_on, record)
     if changes:
         raise BadInput(
             f"the run was started with other settings: {'; '.join(changes)}",
             where=str(path),
             fix="resume with the settings it had, or choose another folder with --out",
         )
+    if longer and before.status != "diverged":
+        before = dataclasses.replace(going_on, status="running", metrics={}, note="", command=record.command)
+        before.save(path)
     return path, before
+
+
+def _is_more(now: Any, before: Any) -> bool:
+    return isinstance(now, int) and isinstance(before, int) and now > before
 
 
 def changed_settings(before: RunRecord, now: RunRecord) -> list[str]:

@@ -58,7 +58,9 @@ def train(
     devices: training.Devices = 1,
     tf32: training.Tf32 = False,
     out: training.Out = Path("runs"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with runs that were killed.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with runs that were killed, or make finished ones longer.")
+    ] = False,
     no_model: Annotated[
         bool,
         typer.Option("--no-model", help="Leave model.pt out; checkpoint.pt has the weights.", rich_help_panel="Run"),

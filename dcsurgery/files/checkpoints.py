@@ -238,7 +238,8 @@ def prefix_of(keys: list[str], expected: list[str]) -> str:
 def load_weights(model: nn.Module, weights: Any, where: str) -> str:
     """Load a checkpoint's weights strictly; return the prefix that was taken from the keys.
 
-    The model, built in float32, takes on the weights' floating type if they all have the same one.
+    The model, built in float32, takes on the weights' floating type if they all have the same one; otherwise each tensor
+    takes on that of its own.
 
     Raises
     ------
@@ -263,12 +264,14 @@ def load_weights(model: nn.Module, weights: Any, where: str) -> str:
             fix="correct the file's 'config' entry",
         )
     # load_state_dict would round what was trained in float64.
-    types = {
-        value.dtype for value in stripped.values() if isinstance(value, torch.Tensor) and value.is_floating_point()
-    }
+    types = {value.dtype for value in stripped.values() if _is_float(value)}
     try:
         if len(types) == 1:
             model.to(dtype=types.pop())
+        for key, tensor in model.state_dict(keep_vars=True).items():
+            given = stripped[key]
+            if _is_float(given) and _is_float(tensor):
+                tensor.data = tensor.data.to(given.dtype)
         model.load_state_dict(stripped, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         line = str(error).strip().splitlines()[-1].strip()
@@ -278,6 +281,10 @@ def load_weights(model: nn.Module, weights: Any, where: str) -> str:
             fix="correct the file's 'config' entry",
         ) from None
     return prefix
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _few(keys: list[str]) -> str:

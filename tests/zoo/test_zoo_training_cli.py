@@ -68,6 +68,27 @@ def test_a_run_is_not_done_twice_and_not_resumed_with_other_settings(capsys):
     assert RunRecord.load("runs/schnet/original/seed0") == before
 
 
+@pytest.mark.parametrize("unit", ["--steps", "--epochs"])
+def test_a_run_that_is_made_longer_ends_as_if_it_had_been_so_from_the_start(capsys, unit):
+    quick = [word for word in QUICK if word not in ("--steps", QUICK[QUICK.index("--steps") + 1])]
+    train = ("train", "schnet", "--no-model", *quick)
+    assert run(capsys, *train, unit, "1", "--out", "parts")[0] == 0
+    assert run(capsys, *train, unit, "3", "--out", "parts", "--resume")[0] == 0
+    assert run(capsys, *train, unit, "3", "--out", "whole")[0] == 0
+    parts, whole = (Path(out) / "schnet/original/seed0" for out in ("parts", "whole"))
+    (first, record), (second, expected) = restore(parts), restore(whole)
+    assert all(torch.equal(first.state_dict()[key], value) for key, value in second.state_dict().items())
+    assert (record.status, record.settings, record.metrics["steps"]) == (
+        "finished",
+        expected.settings,
+        expected.metrics["steps"],
+    )
+    assert record.metrics["force_mae"] == expected.metrics["force_mae"]
+    code, _out, err = run(capsys, *train, unit, "2", "--out", "parts", "--resume")
+    assert code == 2
+    assert f"other settings: {unit[2:]}: 3 -> 2" in err
+
+
 def test_a_damaged_checkpoint_stops_a_resume(capsys):
     assert run(capsys, "train", "schnet", "--no-model", *QUICK)[0] == 0
     folder = Path("runs/schnet/original/seed0")

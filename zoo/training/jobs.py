@@ -78,8 +78,11 @@ class Job:
     command: str = ""
 
 
+_LENGTH = ("epochs", "steps")  # nothing else in a training depends on its length
+
+
 def run_job(job: Job, *, resume: bool = False) -> RunRecord:
-    """Do a run, or go on with one that was killed; one that has ended is not done again.
+    """Do a run, or go on with one that was killed, or that had fewer epochs or steps; else what has ended is not done again.
 
     Returns
     -------
@@ -96,7 +99,7 @@ def run_job(job: Job, *, resume: bool = False) -> RunRecord:
     """
     fabric = fabric_for(job.device, job.devices)
     parts = load_parts(job.data)
-    folder, record = open_run(job.folder, _record(job, parts, fabric), resume=resume)
+    folder, record = open_run(job.folder, _record(job, parts, fabric), resume=resume, length=_LENGTH)
     if record.ended:
         return record
     status, metrics, wall_time, note = launch(fabric, _in_process, job)
