@@ -69,6 +69,9 @@ def silu_to_tanh(module: fx.GraphModule) -> None:
         pytest.param(lambda m: torch.func.functional_call(m, dict(m.named_parameters()), (X,)), id="functional_call"),
         pytest.param(lambda m: setattr(m, "graph", m.graph) or m(X), id="graph set"),
         pytest.param(lambda m: nn.Sequential(m)(X), id="inside another"),
+        pytest.param(lambda m: torch.compile(nn.Sequential(m), backend="eager", fullgraph=True)(X), id="torch.compile"),
+        pytest.param(lambda m: torch.export.export(nn.Sequential(m), (X,)).module()(X), id="export"),
+        pytest.param(lambda m: torch.jit.script(nn.Sequential(m))(X), id="jit.script"),
     ],
 )
 def test_every_use_is_that_of_a_module_compiled_at_once(use: Callable[[fx.GraphModule], Any]) -> None:
