@@ -1,6 +1,7 @@
 """The parts of the demo; the whole of it is run by ``make demo``."""
 
 import subprocess
+import re
 import sys
 
 import pytest
@@ -73,8 +74,10 @@ def test_both_models_are_transformed_and_four_trainings_are_shown(commands, tmp_
     rescale = commands[3][commands[3].index("--rescale") + 1]
     assert rescale.startswith("auto:")
     assert rescale.endswith("ethanol_gfn2.npz")
-    rows = [line for line in text.splitlines() if "│" in line and ("original" in line or "transformed" in line)]
-    assert [line.split("│")[3].strip() for line in rows] == ["original", "transformed"] * 2
+    rows = [line.split() for line in text.splitlines() if re.match(r" *(dimenet\+\+|cgconv-bn) +(-mean|raw) ", line)]
+    assert [row[2] for row in rows] == ["original", "transformed"] * 2
+    assert all(re.fullmatch(r"[\d,.]+(e[+-]\d+)?", number) for row in rows for number in row[3:])
+    assert [len(row) for row in rows] == [8] * 4
     assert "mean -71" in text
 
 
