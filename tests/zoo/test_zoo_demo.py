@@ -1,7 +1,7 @@
 """The parts of the demo; the whole of it is run by ``make demo``."""
 
-import subprocess
 import re
+import subprocess
 import sys
 
 import pytest
