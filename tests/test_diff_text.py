@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 import dcsurgery as dcs
 
@@ -82,3 +82,28 @@ def test_equal_models_are_one_line():
 
 def test_str_is_the_text(diff):
     assert str(diff) == diff.to_text()
+
+
+def test_very_many_changes_in_one_place_are_counted_and_full_lists_them():
+    many = nn.Sequential(*(layer for _ in range(150) for layer in (nn.Linear(2, 2), nn.SiLU(), nn.LayerNorm(2))))
+    found = dcs.apply(many, dcs.plan(many)).diff()
+    lines = found.to_text(width=80).splitlines()
+    assert [line[:1] for line in lines].count("~") == 26
+    (rest,) = [line for line in lines if "more" in line]
+    assert rest.split() == "~ … 250 more 125 SiLU => IReLU, 125 - LayerNorm; --full lists all".split()
+    assert max(map(len, lines[:-1])) <= 80  # the last one is the summary
+    full = found.to_text(full=True, width=80).splitlines()
+    assert sum(line.startswith(("~", "-")) for line in full) == 300
+    assert not any("more" in line for line in full)
+
+
+def test_very_many_changes_in_one_body_are_counted():
+    graph = fx.Graph()
+    node = graph.placeholder("x")
+    for index in range(450):
+        node = graph.call_function(torch.tanh if index % 3 else torch.sigmoid, (node,))
+    graph.output(node)
+    many = fx.GraphModule(nn.Module(), graph)
+    lines = dcs.apply(many, dcs.plan(many)).diff().to_text(width=80).splitlines()
+    assert sum(line.startswith("~") for line in lines) == 51
+    assert any("… 250 more" in line and "250 tanh => irelu" in line for line in lines)

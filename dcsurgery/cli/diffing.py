@@ -60,7 +60,12 @@ def diff(
     ] = None,
     force: options.Force = False,
     full: Annotated[
-        bool, typer.Option("--full", help="Unchanged modules and operators as well.", rich_help_panel=options.SHOWING)
+        bool,
+        typer.Option(
+            "--full",
+            help="Unchanged modules and operators as well, and all of very many changes.",
+            rich_help_panel=options.SHOWING,
+        ),
     ] = False,
     only_changes: Annotated[
         bool,

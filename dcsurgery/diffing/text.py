@@ -7,6 +7,8 @@ Every changed line begins with its sign, so that colour is never the only one: `
 from __future__ import annotations
 
 import io
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -19,6 +21,8 @@ __all__ = ["render_text", "tree_lines"]
 
 _STYLES = {"~": "yellow", "-": "red", "+": "green", ">": "cyan", " ": "dim"}
 _INDENT = 2
+_MANY, _FIRST = 200, 50  # changes in one place, from which on only the first are listed; how many these are
+_KINDS = 4
 _NARROW = 24  # columns that a name keeps, whatever stands behind it
 
 
@@ -34,6 +38,11 @@ class _Branch:
     def changed(self) -> bool:
         return bool(self.changes) or any(branch.changed() for branch in self.branches.values())
 
+    def all_changes(self) -> Iterator[Change]:
+        yield from self.changes
+        for branch in self.branches.values():
+            yield from branch.all_changes()
+
     def size(self) -> int:
         return sum(1 + branch.size() for branch in self.branches.values())
 
@@ -46,7 +55,7 @@ def render_text(diff: Diff, *, full: bool = False, width: int = 80, color: bool 
     diff
         The diff.
     full
-        Show unchanged modules as well.
+        Show unchanged modules as well, and all changes however many there are.
     width
         Columns; what does not fit is folded under its own column.
     color
@@ -122,17 +131,34 @@ def _rows(branch: _Branch, depth: int, *, full: bool) -> list[tuple[str, str, st
         rows += [(change.sign, f"{indent}{branch.name}", _told(change)) for change in own]
     else:
         rows.append((" ", f"{indent}{branch.name}", branch.label if branch.label != branch.name else ""))
-    for change in branch.changes:
-        if change not in own:
-            rows.append((change.sign, f"{indent}  {_call(change)}", _told(change)))
+    inside = [change for change in branch.changes if change not in own]
+    shown = len(inside) if full or len(inside) <= _MANY else _FIRST
+    for change in inside[:shown]:
+        rows.append((change.sign, f"{indent}  {_call(change)}", _told(change)))
+    rows += _rest(inside[shown:], depth + 1)
+    changed = [child for child in branch.branches.values() if full or child.changed()]
+    shown = len(changed) if full or len(changed) <= _MANY else _FIRST
+    seen = set(map(id, changed[:shown]))
+    left_out = set(map(id, changed[shown:]))
     folded: list[_Branch] = []
     for child in branch.branches.values():
-        if full or child.changed():
+        if id(child) in seen:
             rows += _fold(folded, depth + 1)
             rows += _rows(child, depth + 1, full=full)
-        else:
+        elif id(child) not in left_out:
             folded.append(child)
-    return rows + _fold(folded, depth + 1)
+    rows += _fold(folded, depth + 1)
+    return rows + _rest([change for child in changed[shown:] for change in child.all_changes()], depth + 1)
+
+
+def _rest(changes: list[Change], depth: int) -> list[tuple[str, str, str]]:
+    """Return one row for changes that are too many to be listed, counted by what they are."""
+    if not changes:
+        return []
+    kinds = Counter(f"{change.sign} {change.text}" for change in changes)
+    told = ", ".join(f"{count} {kind.removeprefix('~ ')}" for kind, count in kinds.most_common(_KINDS))
+    more = ", …" if len(kinds) > _KINDS else ""
+    return [("~", f"{' ' * (_INDENT * depth)}… {len(changes)} more", f"{told}{more}; --full lists all")]
 
 
 def _is_about(change: Change, branch: _Branch) -> bool:
