@@ -65,7 +65,7 @@ def graph_module(root: nn.Module, graph: fx.Graph, name: str = "GraphModule") ->
 def copies_compile_later(model: nn.Module) -> Iterator[None]:
     """Let deep copies of a model's GraphModules be compiled later."""
     modules = (module for module in model.modules() if isinstance(module, fx.GraphModule))
-    classes: list[Any] = [type(module) for module in modules if _is_plain(type(module))]
+    classes: dict[Any, None] = dict.fromkeys(type(module) for module in modules if _is_plain(type(module)))
     for cls in classes:
         cls._deepcopy_init = lambda _: _initialize
     try:

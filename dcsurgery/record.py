@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class Record:
         return self._plans
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._text is None and self._plans is not None and _is_plain([edit.settings for edit in _all(self._plans)]):
+        if self._text is None and self._plans is not None and all(map(_is_text, self._plans)):
             self._text = json.dumps([plan.to_dict() for plan in self._plans])
         return {"plans": self._plans} if self._text is None else {"text": self._text}
 
@@ -60,12 +60,12 @@ def _damaged() -> BadInput:
     return BadInput("its record of edits is damaged", fix="copy or save the file again")
 
 
-def _all(plans: tuple[Plan, ...]) -> Iterator[Edit]:
-    return (edit for plan in plans for edit in plan.edits)
+def _is_text(plan: Plan) -> bool:
+    """Say whether JSON gives a plan back as it is."""
+    return _is_plain(plan.options) and all(_is_plain(edit.settings) for edit in plan.edits)
 
 
 def _is_plain(value: Any) -> bool:
-    """Say whether JSON gives a value back as it is."""
     if isinstance(value, dict):
         return all(type(key) is str and _is_plain(item) for key, item in value.items())
     if isinstance(value, list):

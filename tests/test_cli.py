@@ -1,6 +1,7 @@
 """The command line: what each command does, prints, writes, and how it ends."""
 
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -655,3 +656,23 @@ def test_force_replaces_the_output_and_never_an_input(folder, quick):
     (folder / "model.dcs.pt").write_text("old")
     run("transform", "model.pt", "--irelu", "--force")
     assert files.read("model.dcs.pt").kind == "module"
+
+
+@pytest.mark.parametrize("inputs", [[], ["--inputs", "x.pt"]], ids=["nothing runs", "inputs"])
+def test_threads_and_garbage_collection_are_given_back(folder, monkeypatch, inputs):
+    torch.save(nn.Sequential(nn.Linear(3, 3), nn.SiLU()), "model.pt")
+    torch.save((torch.randn(2, 3),), "x.pt")
+    seen = []
+    original = dcs.apply
+    monkeypatch.setattr(
+        dcs, "apply", lambda *a: (seen.append((torch.get_num_threads(), gc.isenabled())), original(*a))[1]
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert main(["transform", "model.pt", "--irelu", "--quiet", "-o", "edited.pt", *inputs]) == 0
+        assert main(["transform", "nothing.pt", "--irelu", "--quiet", "-o", "other.pt", *inputs]) == 2
+        assert (torch.get_num_threads(), gc.isenabled()) == (2, True)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [(2, True)] if inputs else seen == [(1, False)]

@@ -49,6 +49,9 @@ def test_what_no_text_gives_back_is_kept_as_it_is(value: Any) -> None:
     found = again(record)
     assert found.plans == record.plans
     assert type(found.plans[0].edits[0].settings["odd"]) is type(value)
+    optional = Record((Plan(options={"odd": value}),))
+    assert again(optional).plans == optional.plans
+    assert type(again(optional).plans[0].options["odd"]) is type(value)
 
 
 def test_a_file_holds_one_text_however_many_edits_there_are() -> None:

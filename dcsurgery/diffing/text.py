@@ -136,19 +136,20 @@ def _rows(branch: _Branch, depth: int, *, full: bool) -> list[tuple[str, str, st
     for change in inside[:shown]:
         rows.append((change.sign, f"{indent}  {_call(change)}", _told(change)))
     rows += _rest(inside[shown:], depth + 1)
-    changed = [child for child in branch.branches.values() if full or child.changed()]
-    shown = len(changed) if full or len(changed) <= _MANY else _FIRST
-    seen = set(map(id, changed[:shown]))
-    left_out = set(map(id, changed[shown:]))
+    count = sum(full or child.changed() for child in branch.branches.values())
+    shown = count if full or count <= _MANY else _FIRST
     folded: list[_Branch] = []
+    rest: list[Change] = []
     for child in branch.branches.values():
-        if id(child) in seen:
+        if not (full or child.changed()):
+            folded.append(child)
+        elif shown:
+            shown -= 1
             rows += _fold(folded, depth + 1)
             rows += _rows(child, depth + 1, full=full)
-        elif id(child) not in left_out:
-            folded.append(child)
-    rows += _fold(folded, depth + 1)
-    return rows + _rest([change for child in changed[shown:] for change in child.all_changes()], depth + 1)
+        else:
+            rest += child.all_changes()
+    return rows + _fold(folded, depth + 1) + _rest(rest, depth + 1)
 
 
 def _rest(changes: list[Change], depth: int) -> list[tuple[str, str, str]]:
